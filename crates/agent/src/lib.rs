@@ -1,0 +1,1 @@
+//! The agent: attests its node and its workloads, holds what they were issued. It cannot sign.

@@ -1,0 +1,1 @@
+//! Who: node and workload attestors. An attestor says only who; it cannot grant.

@@ -1,0 +1,1 @@
+//! Whether: Cedar policies over facts and entries; the only maker of a Permit.

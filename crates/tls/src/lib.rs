@@ -1,0 +1,1 @@
+//! The rustls ends: an SVID goes in, the SPIFFE ID of the peer comes out.
