@@ -3,9 +3,10 @@
 //! Whatever names a request asks for are ignored (SPIRE does the same): an entry says who one is, not the caller.
 
 use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
     digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest},
     signature::{
-        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
         RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, VerificationAlgorithm,
     },
 };
@@ -18,6 +19,7 @@ use const_oid::{
 };
 use der::{Decode, Encode, Sequence, asn1::BitStringRef};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
+use zeroize::Zeroizing;
 
 /// Longest request, in bytes. An RSA-4096 request with a few names has about 1,700.
 pub const MAX_BYTES: usize = 8 * 1024;
@@ -78,8 +80,8 @@ impl SubjectKey {
             return Err(CsrError::TooLong);
         }
         let outer = Request::from_der(csr).map_err(|_| CsrError::Malformed)?;
-        let spki = outer.info.public_key;
-        let (curve, allowed) = kind(&spki)?;
+        let spki = &outer.info.public_key;
+        let (curve, allowed) = kind(spki)?;
         let algorithm = verification(outer.algorithm.oid, curve).ok_or(CsrError::Algorithm)?;
         let info = outer.info.to_der().map_err(|_| CsrError::Malformed)?;
         // DER has one encoding: what was parsed and written again is what was signed, or the signature fails.
@@ -105,6 +107,28 @@ impl SubjectKey {
         out.digest.copy_from_slice(digest(&SHA256, &out.spki).as_ref());
         out.key_id.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, bits).as_ref());
         out
+    }
+}
+
+/// A fresh P-256 key pair for a process's own certificate: its private half never leaves memory.
+pub struct OwnKey {
+    /// The public half.
+    pub public: SubjectKey,
+    /// The private half, PKCS#8 DER.
+    pub private_pkcs8: Zeroizing<Vec<u8>>,
+}
+
+impl SubjectKey {
+    /// A fresh key pair of this process.
+    ///
+    /// # Errors
+    /// The library could not make one.
+    pub fn generate() -> Result<OwnKey, CsrError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| CsrError::Key)?;
+        let private = pair.to_pkcs8v1().map_err(|_| CsrError::Key)?;
+        let public = pair.public_key().as_der().map_err(|_| CsrError::Key)?;
+        let public: &PublicKeyX509Der<'_> = &public;
+        Ok(OwnKey { public: Self::own(public.as_ref())?, private_pkcs8: Zeroizing::new(private.as_ref().to_vec()) })
     }
 }
 
@@ -160,12 +184,12 @@ fn verification(oid: ObjectIdentifier, curve: Curve) -> Option<&'static dyn Veri
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::CertificateParams;
 
     use super::*;
 
     fn csr(algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
-        let key = KeyPair::generate_for(algorithm).unwrap();
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
         CertificateParams::new(vec!["evil.example".into()]).unwrap().serialize_request(&key).unwrap().der().to_vec()
     }
 

@@ -131,10 +131,7 @@ impl Keys for SealedKeys {
     }
 }
 
-fn spki<'a, K>(public: &'a K) -> Result<Vec<u8>, SignError>
-where
-    K: AsDer<PublicKeyX509Der<'a>>,
-{
+fn spki<K: AsDer<PublicKeyX509Der<'static>>>(public: &K) -> Result<Vec<u8>, SignError> {
     public.as_der().map(|d| d.as_ref().to_vec()).map_err(|_| SignError::Refused("encoded"))
 }
 

@@ -41,4 +41,4 @@ pub use csr::{CsrError, SubjectKey};
 pub use kek::{Kek, KekError};
 pub use keys::{Generated, Keys, SealedKeys, SignError, Signer};
 pub use lifecycle::{Due, Lifetimes};
-pub use ring::{Credential, IssuedJwt, IssuedX509, Limits, PrepareError, Prepared, Ring};
+pub use ring::{Credential, Drawn, IssuedJwt, IssuedX509, Limits, PrepareError, Prepared, Ring};

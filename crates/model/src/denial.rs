@@ -99,11 +99,11 @@ pub struct Denial {
     /// What was wrong, as a sentence.
     pub message: String,
     /// The rule that refused: a policy's id, an entry's id.
-    pub rule: Option<String>,
+    pub rule: Option<Box<str>>,
     /// The attribute or field that failed.
-    pub attribute: Option<String>,
+    pub attribute: Option<Box<str>>,
     /// What to do next.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// By which the operator finds the record.
     pub decision: Option<DecisionId>,
 }
@@ -138,21 +138,21 @@ impl Denial {
     /// Names the rule.
     #[must_use]
     pub fn with_rule(mut self, rule: impl Into<String>) -> Self {
-        self.rule = Some(rule.into());
+        self.rule = Some(rule.into().into_boxed_str());
         self
     }
 
     /// Names the attribute.
     #[must_use]
     pub fn with_attribute(mut self, attribute: impl Into<String>) -> Self {
-        self.attribute = Some(attribute.into());
+        self.attribute = Some(attribute.into().into_boxed_str());
         self
     }
 
     /// Says what to do next.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
 

@@ -191,11 +191,12 @@ pub enum Action {
     AuthorityActivate,
     AuthorityRetire,
     ServerSvid,
+    Read,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AttestNode,
         Self::RenewNode,
         Self::IssueX509,
@@ -211,6 +212,7 @@ impl Action {
         Self::AuthorityActivate,
         Self::AuthorityRetire,
         Self::ServerSvid,
+        Self::Read,
     ];
 
     /// The stable word.
@@ -232,6 +234,7 @@ impl Action {
             Self::AuthorityActivate => "authority_activate",
             Self::AuthorityRetire => "authority_retire",
             Self::ServerSvid => "server_svid",
+            Self::Read => "read",
         }
     }
 }

@@ -185,7 +185,7 @@ impl Snapshot {
             let rights = self
                 .privileged
                 .entry(id.clone())
-                .or_insert_with(Rights::default);
+                .or_default();
             rights.admin += u32::from(entry.admin());
             rights.downstream += u32::from(entry.downstream());
         }

@@ -6,6 +6,7 @@
 mod clock;
 mod live;
 mod ready;
+pub mod socket;
 mod tasks;
 
 pub use clock::{Clock, ClockHand, Elapsed};

@@ -11,3 +11,9 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// The Workload API alone, for reflection on the agent's public socket (C172): a workload is told of nothing else.
 pub const WORKLOAD_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/workload.bin"));
+
+pub mod bundle;
+pub mod entry;
+pub mod fact;
+pub mod id;
+pub mod status;

@@ -112,6 +112,7 @@ fn our_own_services_are_beside_them() {
         rpcs,
         [
             "/attesta.admin.v1.Admin/CreateEntries",
+            "/attesta.admin.v1.Admin/DeleteEntries",
             "/attesta.admin.v1.Admin/Explain",
             "/attesta.admin.v1.Admin/GetStatus",
             "/attesta.admin.v1.Admin/ListEntries",
