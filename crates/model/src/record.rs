@@ -53,6 +53,8 @@ pub struct Record {
     pub by_entry: bool,
     /// Who vouched.
     pub parent: Option<String>,
+    /// What the policies were asked beside the facts, so that the decision can be replayed; written as it is.
+    pub inputs: Option<serde_json::Value>,
     /// The instance a credential is bound to.
     pub instance: Option<InstanceKey>,
     /// What was proven.
@@ -111,6 +113,7 @@ impl Record {
             entry: None,
             by_entry: false,
             parent: None,
+            inputs: None,
             instance: None,
             facts: Facts::default(),
             credential: None,
@@ -227,6 +230,9 @@ impl Record {
         }
         if self.facts.iter().len() > 0 {
             m.serialize_entry("facts", &FactsJson(&self.facts))?;
+        }
+        if let Some(inputs) = &self.inputs {
+            m.serialize_entry("inputs", inputs)?;
         }
         if let Some(instance) = &self.instance {
             m.serialize_entry("instance", instance.as_str())?;

@@ -166,7 +166,10 @@ impl Attrs {
     }
 
     pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
-        Attr::ALL.into_iter().filter(move |a| self.has(*a)).map(Attr::name)
+        Attr::ALL
+            .into_iter()
+            .filter(move |a| self.has(*a))
+            .map(Attr::name)
     }
 }
 
@@ -198,7 +201,13 @@ impl Kind {
     ];
 
     /// Those who ask, for every action but issuance.
-    pub(crate) const ACTORS: [Self; 5] = [Self::Node, Self::Admin, Self::Local, Self::System, Self::Stranger];
+    pub(crate) const ACTORS: [Self; 5] = [
+        Self::Node,
+        Self::Admin,
+        Self::Local,
+        Self::System,
+        Self::Stranger,
+    ];
 
     /// The type's name in Cedar.
     pub(crate) fn type_name(self) -> &'static str {

@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use attesta_model::{Action, Actor, Attested, Code, Denial, Entry, Fact, Facts, IdPattern, Instance, Node, Reason, Request, Selectors};
+use attesta_model::{
+    Action, Actor, Attested, Code, Denial, Entry, Fact, Facts, IdPattern, Instance, Node, Reason,
+    Request, Selectors,
+};
 use attesta_spiffe::SpiffeId;
 
 use crate::{
@@ -38,9 +41,15 @@ impl Texts<'_> {
         match self {
             Self::Facts(facts) => facts
                 .iter()
-                .flat_map(|f| f.values().map(|v| format!("{}.{}={v}", f.namespace(), f.key())))
+                .flat_map(|f| {
+                    f.values()
+                        .map(|v| format!("{}.{}={v}", f.namespace(), f.key()))
+                })
                 .collect(),
-            Self::Labels(labels) => labels.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            Self::Labels(labels) => labels
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
             Self::Selectors(selectors) => selectors.iter().map(str::to_owned).collect(),
             Self::Strings(strings) => strings.to_vec(),
             Self::Owned(strings) => strings.clone(),
@@ -75,10 +84,21 @@ pub(crate) struct Input<'a> {
 /// The kind of entity an action acts on.
 pub(crate) fn acted_on(action: Action) -> Kind {
     match action {
-        Action::IssueX509 | Action::IssueJwt | Action::EntryCreate | Action::EntryUpdate | Action::EntryDelete => Kind::Entry,
+        Action::IssueX509
+        | Action::IssueJwt
+        | Action::EntryCreate
+        | Action::EntryUpdate
+        | Action::EntryDelete => Kind::Entry,
         Action::AttestNode | Action::RenewNode => Kind::Node,
-        Action::NodeBan | Action::NodeEvict | Action::TokenCreate | Action::InstanceEnded | Action::Read => Kind::Target,
-        Action::AuthorityPrepare | Action::AuthorityActivate | Action::AuthorityRetire | Action::ServerSvid => Kind::Server,
+        Action::NodeBan
+        | Action::NodeEvict
+        | Action::TokenCreate
+        | Action::InstanceEnded
+        | Action::Read => Kind::Target,
+        Action::AuthorityPrepare
+        | Action::AuthorityActivate
+        | Action::AuthorityRetire
+        | Action::ServerSvid => Kind::Server,
     }
 }
 
@@ -102,20 +122,52 @@ impl<'a> Input<'a> {
         let action = request.action;
         let now = (Attr::NowS, Value::Long(request.at.as_second()));
         let (principal, above, resource, context) = match (&question.about, action) {
-            (About::Issue { entry, id, attested, node, by_entry, want }, Action::IssueX509 | Action::IssueJwt)
-                if matches!((action, want), (Action::IssueX509, Want::X509 { .. }) | (Action::IssueJwt, Want::Jwt { .. })) =>
+            (
+                About::Issue {
+                    entry,
+                    id,
+                    attested,
+                    node,
+                    by_entry,
+                    want,
+                },
+                Action::IssueX509 | Action::IssueJwt,
+            ) if matches!(
+                (action, want),
+                (Action::IssueX509, Want::X509 { .. }) | (Action::IssueJwt, Want::Jwt { .. })
+            ) =>
             {
                 let entry_id = entry.id().to_string();
-                let principal = Thing { kind: Kind::Identity, id: id.as_str().into(), attrs: entry_attrs(entry, Some(id)) };
-                let resource = Thing { kind: Kind::Entry, id: entry_id.clone().into(), attrs: entry_attrs(entry, None) };
+                let principal = Thing {
+                    kind: Kind::Identity,
+                    id: id.as_str().into(),
+                    attrs: entry_attrs(entry, Some(id)),
+                };
+                let resource = Thing {
+                    kind: Kind::Entry,
+                    id: entry_id.clone().into(),
+                    attrs: entry_attrs(entry, None),
+                };
                 let mut context = issue_context(request, attested, *node, *by_entry, want);
                 context.push(now);
                 (principal, Some(entry_id.into()), resource, context)
             }
-            (About::Node { id, attestor, facts, known, want }, Action::AttestNode | Action::RenewNode)
-                if !matches!(want, Want::Jwt { .. }) =>
-            {
-                let resource = node_thing(id, attestor, known.is_some(), known.is_some_and(|n| n.banned));
+            (
+                About::Node {
+                    id,
+                    attestor,
+                    facts,
+                    known,
+                    want,
+                },
+                Action::AttestNode | Action::RenewNode,
+            ) if !matches!(want, Want::Jwt { .. }) => {
+                let resource = node_thing(
+                    id,
+                    attestor,
+                    known.is_some(),
+                    known.is_some_and(|n| n.banned),
+                );
                 let principal = match &request.actor {
                     // The node itself: one entity cannot have two sets of attributes.
                     Actor::Node { id: asker, .. } if asker == *id => resource.clone(),
@@ -129,33 +181,67 @@ impl<'a> Input<'a> {
                 ];
                 (principal, None, resource, context)
             }
-            (About::Entry { entry, before }, Action::EntryCreate | Action::EntryUpdate | Action::EntryDelete) => {
-                let resource = Thing { kind: Kind::Entry, id: entry.id().to_string().into(), attrs: entry_attrs(entry, None) };
+            (
+                About::Entry { entry, before },
+                Action::EntryCreate | Action::EntryUpdate | Action::EntryDelete,
+            ) => {
+                let resource = Thing {
+                    kind: Kind::Entry,
+                    id: entry.id().to_string().into(),
+                    attrs: entry_attrs(entry, None),
+                };
                 let mut context = vec![now];
                 context.extend(before.map(|b| (Attr::Before, Value::Record(entry_attrs(b, None)))));
                 (actor_thing(&request.actor), None, resource, context)
             }
-            (About::Target(name), Action::NodeBan | Action::NodeEvict | Action::TokenCreate | Action::InstanceEnded) => {
-                (actor_thing(&request.actor), None, named(Kind::Target, name), vec![now])
-            }
+            (
+                About::Target(name),
+                Action::NodeBan | Action::NodeEvict | Action::TokenCreate | Action::InstanceEnded,
+            ) => (
+                actor_thing(&request.actor),
+                None,
+                named(Kind::Target, name),
+                vec![now],
+            ),
             (
                 About::System { id, want },
-                Action::AuthorityPrepare | Action::AuthorityActivate | Action::AuthorityRetire | Action::ServerSvid,
+                Action::AuthorityPrepare
+                | Action::AuthorityActivate
+                | Action::AuthorityRetire
+                | Action::ServerSvid,
             ) if !matches!(want, Want::Jwt { .. }) => {
                 let name = id.map_or("", |i| i.as_str());
                 let context = vec![
                     now,
                     (Attr::TtlS, Value::Long(seconds(want.ttl()))),
-                    (Attr::DnsNames, Value::Texts(Texts::Strings(dns_names(want)))),
+                    (
+                        Attr::DnsNames,
+                        Value::Texts(Texts::Strings(dns_names(want))),
+                    ),
                 ];
-                (actor_thing(&request.actor), None, named(Kind::Server, name), context)
+                (
+                    actor_thing(&request.actor),
+                    None,
+                    named(Kind::Server, name),
+                    context,
+                )
             }
             _ => {
-                let message = format!("{} was asked about something it does not act on", action.as_str());
+                let message = format!(
+                    "{} was asked about something it does not act on",
+                    action.as_str()
+                );
                 return Err(Denial::new(Code::Internal, Reason::PolicyError, message));
             }
         };
-        Ok(Self { action, principal, above, resource, context, missing: Reads::default() })
+        Ok(Self {
+            action,
+            principal,
+            above,
+            resource,
+            context,
+            missing: Reads::default(),
+        })
     }
 }
 
@@ -172,25 +258,48 @@ fn issue_context<'a>(
         _ => None,
     });
     let (audience, algorithm): (&[String], _) = match want {
-        Want::Jwt { audience, algorithm, .. } => (audience, algorithm.jose()),
+        Want::Jwt {
+            audience,
+            algorithm,
+            ..
+        } => (audience, algorithm.jose()),
         Want::X509 { .. } | Want::Nothing => (&[], ""),
     };
     let mut context = Vec::with_capacity(16);
     context.extend([
         (Attr::Actor, Value::Text(actor_word(&request.actor).into())),
         (Attr::Facts, Value::Texts(Texts::Facts(&attested.facts))),
-        (Attr::Node, Value::Text(node_id.map_or("", SpiffeId::as_str).into())),
-        (Attr::Attestor, Value::Text(node.map_or("", |n| n.attestor.as_str()).into())),
-        (Attr::NodeBanned, Value::Flag(node.is_some_and(|n| n.banned))),
+        (
+            Attr::Node,
+            Value::Text(node_id.map_or("", SpiffeId::as_str).into()),
+        ),
+        (
+            Attr::Attestor,
+            Value::Text(node.map_or("", |n| n.attestor.as_str()).into()),
+        ),
+        (
+            Attr::NodeBanned,
+            Value::Flag(node.is_some_and(|n| n.banned)),
+        ),
         (Attr::ByEntry, Value::Flag(by_entry)),
-        (Attr::Instance, Value::Text(instance_word(&attested.instance).into())),
+        (
+            Attr::Instance,
+            Value::Text(instance_word(&attested.instance).into()),
+        ),
         (Attr::TtlS, Value::Long(seconds(want.ttl()))),
-        (Attr::DnsNames, Value::Texts(Texts::Strings(dns_names(want)))),
+        (
+            Attr::DnsNames,
+            Value::Texts(Texts::Strings(dns_names(want))),
+        ),
         (Attr::Audience, Value::Texts(Texts::Strings(audience))),
         (Attr::Algorithm, Value::Text(algorithm.into())),
     ]);
     for (attr, key) in [(Attr::UnixUid, "uid"), (Attr::UnixGid, "gid")] {
-        let value = attested.facts.find("unix", key).and_then(Fact::single).and_then(|v| v.parse().ok());
+        let value = attested
+            .facts
+            .find("unix", key)
+            .and_then(Fact::single)
+            .and_then(|v| v.parse().ok());
         context.extend(value.map(|v| (attr, Value::Long(v))));
     }
     context
@@ -209,11 +318,20 @@ fn entry_attrs<'a>(entry: &'a Entry, id: Option<&'a SpiffeId>) -> Bag<'a> {
         (Attr::Owner, Value::Text(entry.owner().into())),
         (Attr::Purpose, Value::Text(entry.purpose().into())),
         (Attr::Labels, Value::Texts(Texts::Labels(entry.labels()))),
-        (Attr::Selectors, Value::Texts(Texts::Selectors(entry.selectors()))),
+        (
+            Attr::Selectors,
+            Value::Texts(Texts::Selectors(entry.selectors())),
+        ),
         (Attr::Admin, Value::Flag(entry.admin())),
         (Attr::Downstream, Value::Flag(entry.downstream())),
-        (Attr::Template, Value::Flag(matches!(entry.spiffe_id(), IdPattern::Template(_)))),
-        (Attr::ExpiresS, Value::Long(entry.expires_at().map_or(0, jiff::Timestamp::as_second))),
+        (
+            Attr::Template,
+            Value::Flag(matches!(entry.spiffe_id(), IdPattern::Template(_))),
+        ),
+        (
+            Attr::ExpiresS,
+            Value::Long(entry.expires_at().map_or(0, jiff::Timestamp::as_second)),
+        ),
     ]
 }
 
@@ -228,7 +346,9 @@ fn parent_word(entry: &Entry) -> Cow<'_, str> {
 /// The path of a SPIFFE ID or of a template.
 pub(crate) fn path_of(text: &str) -> &str {
     let rest = text.strip_prefix("spiffe://").unwrap_or(text);
-    rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or("")
+    rest.find('/')
+        .and_then(|slash| rest.get(slash..))
+        .unwrap_or("")
 }
 
 fn node_thing<'a>(id: &'a SpiffeId, attestor: &'a str, known: bool, banned: bool) -> Thing<'a> {
@@ -238,7 +358,11 @@ fn node_thing<'a>(id: &'a SpiffeId, attestor: &'a str, known: bool, banned: bool
         (Attr::Known, Value::Flag(known)),
         (Attr::Banned, Value::Flag(banned)),
     ];
-    Thing { kind: Kind::Node, id: id.as_str().into(), attrs }
+    Thing {
+        kind: Kind::Node,
+        id: id.as_str().into(),
+        attrs,
+    }
 }
 
 fn actor_thing(actor: &Actor) -> Thing<'_> {
@@ -247,14 +371,25 @@ fn actor_thing(actor: &Actor) -> Thing<'_> {
         // It came with a certificate of ours that is in force: known, and not banned.
         Actor::Node { id, .. } => return node_thing(id, attestor_of(id.path()), true, false),
         Actor::Local { uid, path, .. } => {
-            let attrs = vec![(Attr::Uid, Value::Long(i64::from(*uid))), (Attr::Program, Value::Text(path.as_str().into()))];
-            return Thing { kind: Kind::Local, id: uid.to_string().into(), attrs };
+            let attrs = vec![
+                (Attr::Uid, Value::Long(i64::from(*uid))),
+                (Attr::Program, Value::Text(path.as_str().into())),
+            ];
+            return Thing {
+                kind: Kind::Local,
+                id: uid.to_string().into(),
+                attrs,
+            };
         }
         Actor::Admin(id) => text(Kind::Admin, Attr::Id, id.as_str()),
         Actor::System(task) => text(Kind::System, Attr::Task, task),
         Actor::Stranger(from) => text(Kind::Stranger, Attr::From, from),
     };
-    Thing { kind, attrs: vec![(attr, Value::Text(id.clone().into()))], id: id.into() }
+    Thing {
+        kind,
+        attrs: vec![(attr, Value::Text(id.clone().into()))],
+        id: id.into(),
+    }
 }
 
 /// The attestor's name in an agent's path: `/spire/agent/x509pop/abc`.
@@ -265,7 +400,11 @@ pub(crate) fn attestor_of(path: &str) -> &str {
 }
 
 pub(crate) fn named(kind: Kind, name: &str) -> Thing<'_> {
-    Thing { kind, id: name.into(), attrs: vec![(Attr::Name, Value::Text(name.into()))] }
+    Thing {
+        kind,
+        id: name.into(),
+        attrs: vec![(Attr::Name, Value::Text(name.into()))],
+    }
 }
 
 /// The kind of an actor in `context.actor` and in records.

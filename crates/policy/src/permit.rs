@@ -56,7 +56,14 @@ impl Permit {
         digest: Arc<str>,
         policies: Vec<String>,
     ) -> Self {
-        Self { action, subject, want, at, digest, policies }
+        Self {
+            action,
+            subject,
+            want,
+            at,
+            digest,
+            policies,
+        }
     }
 
     /// What was asked.
@@ -86,13 +93,21 @@ impl Permit {
     /// What its record says: the set's digest and the policies that allowed it, by id, sorted.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        Outcome::Permitted { policy_digest: self.digest.as_ref().to_owned(), policies: self.policies.clone() }
+        Outcome::Permitted {
+            policy_digest: self.digest.as_ref().to_owned(),
+            policies: self.policies.clone(),
+        }
     }
 
     /// Uses it up; what is left is plain data.
     #[must_use]
     pub fn spend(self) -> Spent {
-        Spent { action: self.action, subject: self.subject, want: self.want, at: self.at }
+        Spent {
+            action: self.action,
+            subject: self.subject,
+            want: self.want,
+            at: self.at,
+        }
     }
 }
 

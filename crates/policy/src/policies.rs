@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use attesta_model::{Code, Denial, Reason, text};
 use cedar_policy::{
-    AuthorizationError, Authorizer, Decision, EvaluationError, PolicySet, Schema, ValidationMode, ValidationWarning,
-    Validator,
+    AuthorizationError, Authorizer, Decision, EvaluationError, PolicySet, Schema, ValidationMode,
+    ValidationWarning, Validator,
 };
 
 use crate::{
@@ -46,7 +46,7 @@ impl Policies {
     /// A set from named texts. [`Policies::DEFAULT`] is not implied: a caller that adds to it passes it too.
     ///
     /// Every policy is strictly validated: it names only what the schema has, and guards what is optional with `has`.
-    /// At most 10,000 policies; a file has at most 1 MiB, a policy at most 64 KiB, 16 nested brackets, 64 operators and 512 dots.
+    /// At most 10,000 policies; a file has at most 1 MiB, a policy at most 64 KiB, 16 nested brackets, 64 operators and 256 dots.
     ///
     /// # Errors
     /// The first fault, with the file's name, line and column.
@@ -58,10 +58,15 @@ impl Policies {
 
     fn build(statements: Vec<Statement>) -> Result<Self, PolicyError> {
         let words = Words::new()?;
-        let slices =
-            Slices::new(&statements, &words).map_err(PolicyError::Schema)?;
+        let slices = Slices::new(&statements, &words).map_err(PolicyError::Schema)?;
         let digest = digest(&statements).into();
-        Ok(Self { statements, slices, words, digest, authorizer: Authorizer::new() })
+        Ok(Self {
+            statements,
+            slices,
+            words,
+            digest,
+            authorizer: Authorizer::new(),
+        })
     }
 
     /// SHA-256 of the schema and of every policy as written, in the order of their ids, in hex. Names of files,
@@ -73,7 +78,9 @@ impl Policies {
 
     /// The policies' ids and texts, sorted by id.
     pub fn list(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.statements.iter().map(|s| (s.id.as_str(), s.text.as_str()))
+        self.statements
+            .iter()
+            .map(|s| (s.id.as_str(), s.text.as_str()))
     }
 
     /// Whether. A forbid beats every permit, what nothing permits is refused, and so is whatever a policy fails on.
@@ -92,7 +99,14 @@ impl Policies {
             Some(denial) => Err(refuse(denial)),
             None => {
                 let (subject, want) = granted(&question.about);
-                Ok(Permit::new(request.action, subject, want, request.at, Arc::clone(&self.digest), verdict.permits))
+                Ok(Permit::new(
+                    request.action,
+                    subject,
+                    want,
+                    request.at,
+                    Arc::clone(&self.digest),
+                    verdict.permits,
+                ))
             }
         }
     }
@@ -115,7 +129,11 @@ impl Policies {
             Err(e) => return Verdict::fault(e.to_string()),
         };
         for part in parts {
-            verdict.add(&self.authorizer.is_authorized(&request, &part.set, &entities));
+            verdict.add(
+                &self
+                    .authorizer
+                    .is_authorized(&request, &part.set, &entities),
+            );
         }
         verdict.sort();
         verdict
@@ -132,7 +150,8 @@ impl Policies {
     pub(crate) fn evaluate_whole(&self, input: &Input<'_>, schema: Option<&Schema>) -> Verdict {
         let uids = self.words.uids(input).unwrap();
         let (request, entities) = render(input, &Reads::ALL, &self.words, &uids, schema).unwrap();
-        let set = PolicySet::from_policies(self.statements.iter().map(|s| s.policy.clone())).unwrap();
+        let set =
+            PolicySet::from_policies(self.statements.iter().map(|s| s.policy.clone())).unwrap();
         let mut verdict = Verdict::default();
         verdict.add(&self.authorizer.is_authorized(&request, &set, &entities));
         verdict.sort();
@@ -143,7 +162,9 @@ impl Policies {
 /// The subject and the credential a permit carries.
 fn granted(about: &About<'_>) -> (Option<attesta_spiffe::SpiffeId>, crate::Want) {
     match about {
-        About::Issue { id, want, .. } | About::Node { id, want, .. } => (Some((*id).clone()), want.clone()),
+        About::Issue { id, want, .. } | About::Node { id, want, .. } => {
+            (Some((*id).clone()), want.clone())
+        }
         About::Entry { entry, .. } => (entry.spiffe_id().exact().cloned(), crate::Want::Nothing),
         About::Target(_) => (None, crate::Want::Nothing),
         About::System { id, want } => (id.cloned(), want.clone()),
@@ -163,19 +184,29 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     fn fault(why: String) -> Self {
-        Self { errors: vec![(String::new(), why, None)], ..Self::default() }
+        Self {
+            errors: vec![(String::new(), why, None)],
+            ..Self::default()
+        }
     }
 
     pub(crate) fn add(&mut self, response: &cedar_policy::Response) {
         // On Allow the reasons are permits; on Deny they are forbids, or none.
-        let ids = response.diagnostics().reason().map(|id| AsRef::<str>::as_ref(id).to_owned());
+        let ids = response
+            .diagnostics()
+            .reason()
+            .map(|id| AsRef::<str>::as_ref(id).to_owned());
         match response.decision() {
             Decision::Allow => self.permits.extend(ids),
             Decision::Deny => self.forbids.extend(ids),
         }
         for error in response.diagnostics().errors() {
             let AuthorizationError::PolicyEvaluationError(error) = error;
-            self.errors.push((error.policy_id().to_string(), error.inner().to_string(), missing(error.inner())));
+            self.errors.push((
+                error.policy_id().to_string(),
+                error.inner().to_string(),
+                missing(error.inner()),
+            ));
         }
     }
 
@@ -192,10 +223,12 @@ impl Verdict {
     fn refusal(&self, input: &Input<'_>) -> Option<Denial> {
         let action = input.action.as_str();
         let who = &input.principal.id;
-        let refused = |reason, message: String| Some(Denial::new(Code::PermissionDenied, reason, message));
+        let refused =
+            |reason, message: String| Some(Denial::new(Code::PermissionDenied, reason, message));
         if let Some((policy, why, attribute)) = self.errors.first() {
             let why = text::bounded(why, 256);
-            let message = format!("policy {policy} could not be evaluated for {action} by {who}: {why}");
+            let message =
+                format!("policy {policy} could not be evaluated for {action} by {who}: {why}");
             let mut denial = Denial::new(Code::PermissionDenied, Reason::PolicyError, message);
             if !policy.is_empty() {
                 denial = denial.with_rule(policy.as_str());
@@ -206,11 +239,20 @@ impl Verdict {
             return Some(denial.with_hint("a policy that fails refuses; correct it"));
         }
         if let Some(first) = self.forbids.first() {
-            let message = format!("policy {} forbids {action} for {who}", self.forbids.join(", "));
+            let message = format!(
+                "policy {} forbids {action} for {who}",
+                self.forbids.join(", ")
+            );
             return refused(Reason::Policy, message).map(|denial| denial.with_rule(first.as_str()));
         }
         if self.permits.is_empty() {
-            return refused(Reason::Policy, format!("no policy permits {action} for {} {who}", kind_word(input.principal.kind)));
+            return refused(
+                Reason::Policy,
+                format!(
+                    "no policy permits {action} for {} {who}",
+                    kind_word(input.principal.kind)
+                ),
+            );
         }
         None
     }
@@ -241,7 +283,8 @@ fn missing(error: &EvaluationError) -> Option<String> {
 }
 
 fn validate(statements: &[Statement]) -> Result<(), PolicyError> {
-    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| PolicyError::Schema(e.to_string()))?;
+    let (schema, _) =
+        Schema::from_cedarschema_str(SCHEMA).map_err(|e| PolicyError::Schema(e.to_string()))?;
     let set = PolicySet::from_policies(statements.iter().map(|s| s.policy.clone()))
         .map_err(|e| PolicyError::Schema(e.to_string()))?;
     // One level: attributes of the principal and the resource are given, those of entities a policy names are not.
@@ -264,16 +307,22 @@ fn validate(statements: &[Statement]) -> Result<(), PolicyError> {
     faults.sort_by(|a, b| (a.0.map(|s| &s.id), &a.2).cmp(&(b.0.map(|s| &s.id), &b.2)));
     match faults.into_iter().next() {
         None => Ok(()),
-        Some((Some(statement), id, why)) => {
-            Err(PolicyError::Invalid { place: statement.place.clone(), id, why: text::printable(&why) })
-        }
+        Some((Some(statement), id, why)) => Err(PolicyError::Invalid {
+            place: statement.place.clone(),
+            id,
+            why: text::printable(&why),
+        }),
         Some((None, id, why)) => Err(PolicyError::Schema(format!("{id}: {why}"))),
     }
 }
 
 fn digest(statements: &[Statement]) -> String {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for part in std::iter::once(SCHEMA).chain(statements.iter().flat_map(|s| [s.id.as_str(), s.text.as_str()])) {
+    for part in std::iter::once(SCHEMA).chain(
+        statements
+            .iter()
+            .flat_map(|s| [s.id.as_str(), s.text.as_str()]),
+    ) {
         // Lengths first, so that no two sets have the same bytes.
         context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         context.update(part.as_bytes());

@@ -17,7 +17,12 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    pub(crate) const ALL: Self = Self { principal: Attrs::ALL, resource: Attrs::ALL, context: Attrs::ALL, above: true };
+    pub(crate) const ALL: Self = Self {
+        principal: Attrs::ALL,
+        resource: Attrs::ALL,
+        context: Attrs::ALL,
+        above: true,
+    };
 
     /// What one policy reads.
     pub(crate) fn of(policy: &Policy) -> Self {
@@ -53,7 +58,9 @@ impl Reads {
 
     /// The names, as policies write them.
     pub(crate) fn names(&self) -> Vec<String> {
-        let of = |variable: &'static str, attrs: Attrs| attrs.names().map(move |name| format!("{variable}.{name}"));
+        let of = |variable: &'static str, attrs: Attrs| {
+            attrs.names().map(move |name| format!("{variable}.{name}"))
+        };
         of("principal", self.principal)
             .chain(of("resource", self.resource))
             .chain(of("context", self.context))
@@ -90,10 +97,16 @@ impl Reads {
         };
         let mut named = Attrs::default();
         match attr {
-            Value::String(name) => named.add(Attr::by_name(name).map_or(Attrs::default(), Attr::bit)),
+            Value::String(name) => {
+                named.add(Attr::by_name(name).map_or(Attrs::default(), Attr::bit))
+            }
             Value::Array(names) => {
                 for name in names {
-                    named.add(name.as_str().and_then(Attr::by_name).map_or(Attrs::default(), Attr::bit));
+                    named.add(
+                        name.as_str()
+                            .and_then(Attr::by_name)
+                            .map_or(Attrs::default(), Attr::bit),
+                    );
                 }
             }
             _ => named = Attrs::ALL,

@@ -53,8 +53,13 @@ impl Policies {
     /// [`PolicyError::Record`] for bytes that are no record, [`PolicyError::NotDecided`] for one that policy did not
     /// decide, [`PolicyError::Incomplete`] where a policy reads what the record does not carry.
     pub fn replay(&self, record_json: &[u8]) -> Result<bool, PolicyError> {
-        let record: Json = serde_json::from_slice(record_json).map_err(|e| PolicyError::Record(e.to_string()))?;
-        let record = Recorded(record.as_object().ok_or_else(|| PolicyError::Record("not an object".to_owned()))?);
+        let record: Json =
+            serde_json::from_slice(record_json).map_err(|e| PolicyError::Record(e.to_string()))?;
+        let record = Recorded(
+            record
+                .as_object()
+                .ok_or_else(|| PolicyError::Record("not an object".to_owned()))?,
+        );
         let permitted = record.verdict()?;
         let input = record.input()?;
         let verdict = self.evaluate(&input);
@@ -106,9 +111,15 @@ fn carried(action: Action) -> Reads {
 
 fn to_json(bag: &Bag<'_>, carried: Attrs) -> Map<String, Json> {
     // Through a sorted map: whether serde_json's own keeps order is not ours to say.
-    let sorted: BTreeMap<&str, Json> =
-        bag.iter().filter(|(attr, _)| !carried.has(*attr)).map(|(attr, value)| (attr.name(), value_json(value))).collect();
-    sorted.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let sorted: BTreeMap<&str, Json> = bag
+        .iter()
+        .filter(|(attr, _)| !carried.has(*attr))
+        .map(|(attr, value)| (attr.name(), value_json(value)))
+        .collect();
+    sorted
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn value_json(value: &Value<'_>) -> Json {
@@ -126,7 +137,10 @@ fn from_json(fields: Option<&Json>) -> Bag<'_> {
     let Some(fields) = fields.and_then(Json::as_object) else {
         return Vec::new();
     };
-    fields.iter().filter_map(|(name, value)| Some((Attr::by_name(name)?, from_value(value)?))).collect()
+    fields
+        .iter()
+        .filter_map(|(name, value)| Some((Attr::by_name(name)?, from_value(value)?)))
+        .collect()
 }
 
 fn from_value(value: &Json) -> Option<Value<'_>> {
@@ -135,7 +149,10 @@ fn from_value(value: &Json) -> Option<Value<'_>> {
         Json::Number(number) => number.as_i64().map(Value::Long),
         Json::Bool(flag) => Some(Value::Flag(*flag)),
         Json::Array(items) => {
-            let strings = items.iter().map(|i| i.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+            let strings = items
+                .iter()
+                .map(|i| i.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()?;
             Some(Value::Texts(Texts::Owned(strings)))
         }
         Json::Object(_) => Some(Value::Record(from_json(Some(value)))),
@@ -152,16 +169,25 @@ impl<'r> Recorded<'r> {
     }
 
     fn need(&self, key: &str) -> Result<&'r str, PolicyError> {
-        self.text(key).ok_or_else(|| PolicyError::Record(format!("has no {key}")))
+        self.text(key)
+            .ok_or_else(|| PolicyError::Record(format!("has no {key}")))
     }
 
     /// Whether it was permitted.
     fn verdict(&self) -> Result<bool, PolicyError> {
         match self.need("outcome")? {
             "permitted" => Ok(true),
-            "denied" => match self.0.get("denial").and_then(|d| d.get("reason")).and_then(Json::as_str) {
+            "denied" => match self
+                .0
+                .get("denial")
+                .and_then(|d| d.get("reason"))
+                .and_then(Json::as_str)
+            {
                 Some("policy" | "policy_error") => Ok(false),
-                reason => Err(PolicyError::NotDecided(format!("refused for {}", reason.unwrap_or("no reason")))),
+                reason => Err(PolicyError::NotDecided(format!(
+                    "refused for {}",
+                    reason.unwrap_or("no reason")
+                ))),
             },
             other => Err(PolicyError::NotDecided(other.to_owned())),
         }
@@ -174,10 +200,17 @@ impl<'r> Recorded<'r> {
             .find(|a| a.as_str() == word)
             .ok_or_else(|| PolicyError::Record(format!("action {word:?} is unknown")))?;
         if action == Action::Read {
-            return Err(PolicyError::NotDecided("reads are allowed by the door".to_owned()));
+            return Err(PolicyError::NotDecided(
+                "reads are allowed by the door".to_owned(),
+            ));
         }
-        let at_ms = self.0.get("at").and_then(Json::as_i64).ok_or_else(|| PolicyError::Record("has no at".to_owned()))?;
-        let at = jiff::Timestamp::from_millisecond(at_ms).map_err(|e| PolicyError::Record(e.to_string()))?;
+        let at_ms = self
+            .0
+            .get("at")
+            .and_then(Json::as_i64)
+            .ok_or_else(|| PolicyError::Record("has no at".to_owned()))?;
+        let at = jiff::Timestamp::from_millisecond(at_ms)
+            .map_err(|e| PolicyError::Record(e.to_string()))?;
         let inputs = self.0.get("inputs");
         let mut context = from_json(inputs.and_then(|i| i.get("context")));
         let given = from_json(inputs.and_then(|i| i.get("resource")));
@@ -192,16 +225,40 @@ impl<'r> Recorded<'r> {
                 identity.push((Attr::SpiffeId, Value::Text(subject.into())));
                 identity.push((Attr::Path, Value::Text(path_of(subject).into())));
                 missing.context.add(self.issued(&mut context)?);
-                let principal = Thing { kind: Kind::Identity, id: subject.into(), attrs: identity };
-                (principal, Some(entry.into()), Thing { kind: Kind::Entry, id: entry.into(), attrs: given })
+                let principal = Thing {
+                    kind: Kind::Identity,
+                    id: subject.into(),
+                    attrs: identity,
+                };
+                (
+                    principal,
+                    Some(entry.into()),
+                    Thing {
+                        kind: Kind::Entry,
+                        id: entry.into(),
+                        attrs: given,
+                    },
+                )
             }
-            Kind::Entry => (self.asker()?, None, Thing { kind: Kind::Entry, id: self.need("entry")?.into(), attrs: given }),
+            Kind::Entry => (
+                self.asker()?,
+                None,
+                Thing {
+                    kind: Kind::Entry,
+                    id: self.need("entry")?.into(),
+                    attrs: given,
+                },
+            ),
             Kind::Node => {
                 let id = self.need("subject")?;
                 let mut attrs = given;
                 attrs.push((Attr::Id, Value::Text(id.into())));
                 missing.context.add(self.facts(&mut context, false));
-                let resource = Thing { kind: Kind::Node, id: id.into(), attrs };
+                let resource = Thing {
+                    kind: Kind::Node,
+                    id: id.into(),
+                    attrs,
+                };
                 let asker = self.asker()?;
                 let same = asker.kind == Kind::Node && asker.id == resource.id;
                 (if same { resource.clone() } else { asker }, None, resource)
@@ -213,14 +270,30 @@ impl<'r> Recorded<'r> {
                     _ => None,
                 });
                 let name = name.or_else(|| self.text("subject").map(Cow::Borrowed));
-                let name = name.ok_or_else(|| PolicyError::Incomplete(vec!["resource.name".to_owned()]))?;
-                (self.asker()?, None, Thing { kind, id: name.clone(), attrs: vec![(Attr::Name, Value::Text(name))] })
+                let name =
+                    name.ok_or_else(|| PolicyError::Incomplete(vec!["resource.name".to_owned()]))?;
+                (
+                    self.asker()?,
+                    None,
+                    Thing {
+                        kind,
+                        id: name.clone(),
+                        attrs: vec![(Attr::Name, Value::Text(name))],
+                    },
+                )
             }
         };
         missing.principal.add(lacking(&principal));
         missing.resource.add(lacking(&resource));
         missing.context.add(context_lacking(action, &context));
-        Ok(Input { action, principal, above, resource, context, missing })
+        Ok(Input {
+            action,
+            principal,
+            above,
+            resource,
+            context,
+            missing,
+        })
     }
 
     /// The context of an issuance, as far as fields carry it.
@@ -234,12 +307,21 @@ impl<'r> Recorded<'r> {
         {
             context.push((Attr::Node, Value::Text(id.into())));
         }
-        let by_entry = self.0.get("by_entry").and_then(Json::as_bool).unwrap_or(false);
+        let by_entry = self
+            .0
+            .get("by_entry")
+            .and_then(Json::as_bool)
+            .unwrap_or(false);
         context.push((Attr::ByEntry, Value::Flag(by_entry)));
-        let instance = self.text("instance").map_or("", |key| key.split(':').next().unwrap_or_default());
+        let instance = self
+            .text("instance")
+            .map_or("", |key| key.split(':').next().unwrap_or_default());
         context.push((Attr::Instance, Value::Text(instance.into())));
         let audience: Vec<String> = match self.0.get("audience").and_then(Json::as_array) {
-            Some(all) => all.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+            Some(all) => all
+                .iter()
+                .filter_map(|a| a.as_str().map(str::to_owned))
+                .collect(),
             None => Vec::new(),
         };
         let mut missing = self.facts(context, true);
@@ -255,9 +337,18 @@ impl<'r> Recorded<'r> {
         let mut missing = Attrs::default();
         let mut strings = Vec::new();
         let empty = Map::new();
-        let facts = self.0.get("facts").and_then(Json::as_object).unwrap_or(&empty);
+        let facts = self
+            .0
+            .get("facts")
+            .and_then(Json::as_object)
+            .unwrap_or(&empty);
         for (name, values) in facts {
-            for value in values.as_array().into_iter().flatten().filter_map(Json::as_str) {
+            for value in values
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Json::as_str)
+            {
                 if was_altered(value) {
                     missing.add(Attr::Facts.bit());
                 }
@@ -277,16 +368,26 @@ impl<'r> Recorded<'r> {
     }
 
     fn actor(&self) -> Result<&'r Map<String, Json>, PolicyError> {
-        self.0.get("actor").and_then(Json::as_object).ok_or_else(|| PolicyError::Record("has no actor".to_owned()))
+        self.0
+            .get("actor")
+            .and_then(Json::as_object)
+            .ok_or_else(|| PolicyError::Record("has no actor".to_owned()))
     }
 
     /// Whoever asked, as an entity.
     fn asker(&self) -> Result<Thing<'r>, PolicyError> {
         let actor = self.actor()?;
         let text = |key: &str| {
-            actor.get(key).and_then(Json::as_str).ok_or_else(|| PolicyError::Record(format!("has no actor.{key}")))
+            actor
+                .get(key)
+                .and_then(Json::as_str)
+                .ok_or_else(|| PolicyError::Record(format!("has no actor.{key}")))
         };
-        let one = |kind, attr, id: &'r str| Thing { kind, id: id.into(), attrs: vec![(attr, Value::Text(id.into()))] };
+        let one = |kind, attr, id: &'r str| Thing {
+            kind,
+            id: id.into(),
+            attrs: vec![(attr, Value::Text(id.into()))],
+        };
         Ok(match text("kind")? {
             "system" => one(Kind::System, Attr::Task, text("task")?),
             "admin" => one(Kind::Admin, Attr::Id, text("id")?),
@@ -295,8 +396,17 @@ impl<'r> Recorded<'r> {
                 let uid = actor.get("uid").and_then(Json::as_i64);
                 let uid = uid.ok_or_else(|| PolicyError::Record("has no actor.uid".to_owned()))?;
                 let mut attrs = vec![(Attr::Uid, Value::Long(uid))];
-                attrs.extend(text("path").ok().filter(|p| !was_altered(p)).map(|p| (Attr::Program, Value::Text(p.into()))));
-                Thing { kind: Kind::Local, id: uid.to_string().into(), attrs }
+                attrs.extend(
+                    text("path")
+                        .ok()
+                        .filter(|p| !was_altered(p))
+                        .map(|p| (Attr::Program, Value::Text(p.into()))),
+                );
+                Thing {
+                    kind: Kind::Local,
+                    id: uid.to_string().into(),
+                    attrs,
+                }
             }
             "node" => {
                 let id = text("id")?;
@@ -306,9 +416,17 @@ impl<'r> Recorded<'r> {
                     (Attr::Known, Value::Flag(true)),
                     (Attr::Banned, Value::Flag(false)),
                 ];
-                Thing { kind: Kind::Node, id: id.into(), attrs }
+                Thing {
+                    kind: Kind::Node,
+                    id: id.into(),
+                    attrs,
+                }
             }
-            other => return Err(PolicyError::Record(format!("actor kind {other:?} is unknown"))),
+            other => {
+                return Err(PolicyError::Record(format!(
+                    "actor kind {other:?} is unknown"
+                )));
+            }
         })
     }
 }
@@ -348,17 +466,24 @@ fn context_lacking(action: Action, context: &Bag<'_>) -> Attrs {
             Attr::Audience,
             Attr::Algorithm,
         ],
-        Action::AttestNode | Action::RenewNode => &[Attr::NowS, Attr::Facts, Attr::Attestor, Attr::TtlS],
-        Action::EntryUpdate => &[Attr::NowS, Attr::Before],
-        Action::AuthorityPrepare | Action::AuthorityActivate | Action::AuthorityRetire | Action::ServerSvid => {
-            &[Attr::NowS, Attr::TtlS, Attr::DnsNames]
+        Action::AttestNode | Action::RenewNode => {
+            &[Attr::NowS, Attr::Facts, Attr::Attestor, Attr::TtlS]
         }
+        Action::EntryUpdate => &[Attr::NowS, Attr::Before],
+        Action::AuthorityPrepare
+        | Action::AuthorityActivate
+        | Action::AuthorityRetire
+        | Action::ServerSvid => &[Attr::NowS, Attr::TtlS, Attr::DnsNames],
         _ => &[Attr::NowS],
     };
     without(all, context)
 }
 
 fn without(all: &[Attr], bag: &Bag<'_>) -> Attrs {
-    let left: Vec<Attr> = all.iter().copied().filter(|a| !bag.iter().any(|(b, _)| a == b)).collect();
+    let left: Vec<Attr> = all
+        .iter()
+        .copied()
+        .filter(|a| !bag.iter().any(|(b, _)| a == b))
+        .collect();
     Attrs::of(&left)
 }

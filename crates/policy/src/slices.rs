@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use attesta_model::Action;
 use cedar_policy::{
-    ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
+    ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PolicySet, PrincipalConstraint,
+    ResourceConstraint,
 };
 
 use crate::{
@@ -57,11 +58,16 @@ impl Slices {
             let reads = Reads::of(policy);
             let bare = without_what_slices_check(policy, &statement.text)?;
             for action in Action::ALL {
-                if !words.action(action).is_some_and(|uid| allows_action(&policy.action_constraint(), uid)) {
+                if !words
+                    .action(action)
+                    .is_some_and(|uid| allows_action(&policy.action_constraint(), uid))
+                {
                     continue;
                 }
                 for kind in askers(action) {
-                    let (Some(principal), Some(resource)) = (words.kind(*kind), words.kind(acted_on(action))) else {
+                    let (Some(principal), Some(resource)) =
+                        (words.kind(*kind), words.kind(acted_on(action)))
+                    else {
                         continue;
                     };
                     let slice = slices.entry((action, *kind)).or_default();
@@ -69,7 +75,9 @@ impl Slices {
                     match place(policy, principal, above, resource) {
                         Place::Out => {}
                         Place::Base => slice.base.add(&bare, &reads)?,
-                        Place::Named(uid) => slice.named.entry(uid).or_default().add(&bare, &reads)?,
+                        Place::Named(uid) => {
+                            slice.named.entry(uid).or_default().add(&bare, &reads)?
+                        }
                     }
                 }
             }
@@ -111,7 +119,8 @@ enum Place {
 /// The policy without its action, its `is` and its annotations: a slice has one action and one kind of each, and Cedar
 /// spends more on checking them than on most conditions. Names stay: two kinds of names share a file.
 fn without_what_slices_check(policy: &Policy, text: &str) -> Result<Policy, String> {
-    let conditions = conditions(text).ok_or_else(|| format!("policy {} has no scope", policy.id()))?;
+    let conditions =
+        conditions(text).ok_or_else(|| format!("policy {} has no scope", policy.id()))?;
     let effect = match policy.effect() {
         Effect::Permit => "permit",
         Effect::Forbid => "forbid",
@@ -143,15 +152,25 @@ fn allows_action(constraint: &ActionConstraint, uid: &EntityUid) -> bool {
 
 /// Where a policy is filed for requests of this kind. With two names it is filed under the principal's: Cedar still
 /// checks the other.
-fn place(policy: &Policy, principal: &EntityTypeName, above: Option<&EntityTypeName>, resource: &EntityTypeName) -> Place {
+fn place(
+    policy: &Policy,
+    principal: &EntityTypeName,
+    above: Option<&EntityTypeName>,
+    resource: &EntityTypeName,
+) -> Place {
     let of = |uid: &EntityUid, kind: &EntityTypeName| uid.type_name() == kind;
     let by_principal = match policy.principal_constraint() {
         PrincipalConstraint::Any => None,
         PrincipalConstraint::Is(kind) if kind == *principal => None,
         PrincipalConstraint::Eq(uid) if of(&uid, principal) => Some(uid),
-        PrincipalConstraint::In(uid) if of(&uid, principal) || above.is_some_and(|kind| of(&uid, kind)) => Some(uid),
+        PrincipalConstraint::In(uid)
+            if of(&uid, principal) || above.is_some_and(|kind| of(&uid, kind)) =>
+        {
+            Some(uid)
+        }
         PrincipalConstraint::IsIn(kind, uid)
-            if kind == *principal && (of(&uid, principal) || above.is_some_and(|kind| of(&uid, kind))) =>
+            if kind == *principal
+                && (of(&uid, principal) || above.is_some_and(|kind| of(&uid, kind))) =>
         {
             Some(uid)
         }
@@ -161,7 +180,9 @@ fn place(policy: &Policy, principal: &EntityTypeName, above: Option<&EntityTypeN
     let by_resource = match policy.resource_constraint() {
         ResourceConstraint::Any => None,
         ResourceConstraint::Is(kind) if kind == *resource => None,
-        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) if of(&uid, resource) => Some(uid),
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) if of(&uid, resource) => {
+            Some(uid)
+        }
         ResourceConstraint::IsIn(kind, uid) if kind == *resource && of(&uid, resource) => Some(uid),
         _ => return Place::Out,
     };

@@ -15,11 +15,11 @@ pub(crate) const POLICIES: usize = 10_000;
 /// Longest policy, in bytes.
 pub(crate) const POLICY_BYTES: usize = 64 * 1024;
 /// Deepest nesting of brackets in one policy.
-pub(crate) const NESTING: usize = 1600;
+pub(crate) const NESTING: usize = 16;
 /// Most operators and `if`s in one policy: a chain of them nests as brackets do.
-pub(crate) const OPERATORS: usize = 6400;
+pub(crate) const OPERATORS: usize = 64;
 /// Most dots and indexes in one policy. A chain of them nests too, but no type of the schema is deeper than two.
-pub(crate) const DOTS: usize = 51200;
+pub(crate) const DOTS: usize = 256;
 
 /// One policy with its place.
 #[derive(Clone, Debug)]
@@ -38,11 +38,18 @@ pub(crate) fn statements(texts: &[(&str, &str)]) -> Result<Vec<Statement>, Polic
         for (place, source) in split(file, source)? {
             let statement = parse(place, source)?;
             if let Some(first) = places.insert(statement.id.clone(), statement.place.clone()) {
-                return Err(PolicyError::Duplicate { place: statement.place, id: statement.id, first });
+                return Err(PolicyError::Duplicate {
+                    place: statement.place,
+                    id: statement.id,
+                    first,
+                });
             }
             if all.len() >= POLICIES {
                 let what = format!("more than {POLICIES} policies");
-                return Err(PolicyError::TooLarge { place: statement.place, what });
+                return Err(PolicyError::TooLarge {
+                    place: statement.place,
+                    what,
+                });
             }
             all.push(statement);
         }
@@ -53,30 +60,56 @@ pub(crate) fn statements(texts: &[(&str, &str)]) -> Result<Vec<Statement>, Polic
 
 fn parse(place: Place, source: &str) -> Result<Statement, PolicyError> {
     // What reads otherwise than it stands: controls, and marks that reorder text.
-    if source.chars().any(|c| text::is_unsafe(c) && !matches!(c, '\n' | '\r' | '\t')) {
-        return Err(PolicyError::Syntax { place, why: "the policy carries a control or bidirectional character".to_owned() });
+    if source
+        .chars()
+        .any(|c| text::is_unsafe(c) && !matches!(c, '\n' | '\r' | '\t'))
+    {
+        return Err(PolicyError::Syntax {
+            place,
+            why: "the policy carries a control or bidirectional character".to_owned(),
+        });
     }
     let policy = match Policy::parse(None, source) {
         Ok(policy) => policy,
-        Err(e) => return Err(PolicyError::Syntax { place, why: text::printable(&e.to_string()) }),
+        Err(e) => {
+            return Err(PolicyError::Syntax {
+                place,
+                why: text::printable(&e.to_string()),
+            });
+        }
     };
     let Some(id) = policy.annotation("id").map(str::to_owned) else {
         return Err(PolicyError::NoId { place });
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     if id.is_empty() || id.len() > 128 || !id.chars().all(plain) {
-        return Err(PolicyError::BadId { place, id: text::bounded(&id, 128) });
+        return Err(PolicyError::BadId {
+            place,
+            id: text::bounded(&id, 128),
+        });
     }
     let policy = policy.new_id(PolicyId::new(&id));
-    Ok(Statement { id, place, text: source.to_owned(), policy })
+    Ok(Statement {
+        id,
+        place,
+        text: source.to_owned(),
+        policy,
+    })
 }
 
 /// Splits a file at the semicolons that end policies. Cedar parses each part as exactly one policy, so a wrong split
 /// could only be a refusal.
 fn split<'t>(file: &str, source: &'t str) -> Result<Vec<(Place, &'t str)>, PolicyError> {
-    let place = |line, column| Place { file: text::bounded(file, 256), line, column };
+    let place = |line, column| Place {
+        file: text::bounded(file, 256),
+        line,
+        column,
+    };
     if source.len() > FILE_BYTES {
-        return Err(PolicyError::TooLarge { place: place(1, 1), what: format!("the file is longer than {FILE_BYTES} bytes") });
+        return Err(PolicyError::TooLarge {
+            place: place(1, 1),
+            what: format!("the file is longer than {FILE_BYTES} bytes"),
+        });
     }
     let mut parts = Vec::new();
     let mut open: Option<Open> = None;
@@ -93,10 +126,18 @@ fn split<'t>(file: &str, source: &'t str) -> Result<Vec<(Place, &'t str)>, Polic
             Inside::Text if c == '"' => inside = Inside::Code,
             Inside::Text => {}
             Inside::Escape => inside = Inside::Text,
-            Inside::Code if c == '/' && chars.peek().is_some_and(|(_, next)| *next == '/') => inside = Inside::Comment,
+            Inside::Code if c == '/' && chars.peek().is_some_and(|(_, next)| *next == '/') => {
+                inside = Inside::Comment
+            }
             Inside::Code if c.is_whitespace() => {}
             Inside::Code => {
-                let policy = open.get_or_insert_with(|| Open { start: at, place: place(line, column), depth: 0, operators: 0, dots: 0 });
+                let policy = open.get_or_insert_with(|| Open {
+                    start: at,
+                    place: place(line, column),
+                    depth: 0,
+                    operators: 0,
+                    dots: 0,
+                });
                 if c == '"' {
                     inside = Inside::Text;
                 }
@@ -128,7 +169,9 @@ pub(crate) fn conditions(policy: &str) -> Option<&str> {
     let mut chars = policy.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         match inside {
-            Inside::Code if c == '/' && chars.peek().is_some_and(|(_, next)| *next == '/') => inside = Inside::Comment,
+            Inside::Code if c == '/' && chars.peek().is_some_and(|(_, next)| *next == '/') => {
+                inside = Inside::Comment
+            }
             Inside::Code if c == '"' => inside = Inside::Text,
             Inside::Code if c.is_whitespace() => {}
             Inside::Code => {
@@ -211,6 +254,45 @@ impl Open {
         } else {
             return Ok(());
         };
-        Err(PolicyError::TooLarge { place: self.place.clone(), what })
+        Err(PolicyError::TooLarge {
+            place: self.place.clone(),
+            what,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_the_scope() {
+        for (head, tail) in [
+            ("permit (principal, action, resource)", ";"),
+            (
+                r#"@id("a)(") @permit @x ("permit (") forbid(principal, action in [A::"(", B::"\")"], resource)"#,
+                " when { (true) };",
+            ),
+            (
+                "// ) (\n@ id (\"a\") permit // (\n (principal, action, resource)",
+                " unless { false };",
+            ),
+            ("@id(\"a\")@b permit(principal, action, resource)", ";"),
+        ] {
+            assert_eq!(conditions(&format!("{head}{tail}")), Some(tail), "{head}");
+        }
+        for none in ["", "permit", "@id(\"a\")", "permit (principal, \")"] {
+            assert_eq!(conditions(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_bare_means_the_same() {
+        let text = "@id(\"a\")\n@note permit // (\n (principal, action, resource) when { 1 == 2 };";
+        let all = statements(&[("f", text)]).unwrap();
+        assert_eq!(
+            all.first().map(|s| (s.id.as_str(), conditions(&s.text))),
+            Some(("a", Some(" when { 1 == 2 };")))
+        );
     }
 }

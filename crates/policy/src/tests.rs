@@ -2,19 +2,21 @@
 //! slices.
 
 mod differential;
+mod faults;
+mod replay;
 
 use std::time::Duration;
 
 use attesta_model::{
-    Action, Actor, Attested, Code, CorrelationId, DecisionId, Denial, Entry, EntryId, EntrySpec, Fact, Facts, Instance,
-    KeyAlgorithm, Node, Outcome, Parent, Reason, Record, Request,
+    Action, Actor, Attested, Code, CorrelationId, DecisionId, Denial, Entry, EntryId, EntrySpec,
+    Fact, Facts, Instance, KeyAlgorithm, Node, Outcome, Parent, Reason, Request,
 };
 use attesta_spiffe::{SpiffeId, TrustDomain};
 use cedar_policy::Schema;
 use jiff::Timestamp;
 
 use crate::{
-    About, Permit, Policies, PolicyError, Question, Want,
+    About, Permit, Policies, Question, Want,
     attr::{Attr, Attrs},
     input::Input,
     policies::SCHEMA,
@@ -38,7 +40,11 @@ pub(crate) struct World {
 }
 
 pub(crate) fn facts(all: &[(&str, &str, &str)]) -> Facts {
-    Facts::new(all.iter().map(|(ns, key, value)| Fact::new(ns, key, [value]).unwrap())).unwrap()
+    Facts::new(
+        all.iter()
+            .map(|(ns, key, value)| Fact::new(ns, key, [value]).unwrap()),
+    )
+    .unwrap()
 }
 
 pub(crate) fn entry(name: &str, change: impl FnOnce(&mut EntrySpec)) -> Entry {
@@ -51,13 +57,22 @@ pub(crate) fn entry(name: &str, change: impl FnOnce(&mut EntrySpec)) -> Entry {
         ..EntrySpec::default()
     };
     change(&mut spec);
-    Entry::new(spec, EntryId::parse(name).unwrap(), &TrustDomain::parse("example.org").unwrap()).unwrap()
+    Entry::new(
+        spec,
+        EntryId::parse(name).unwrap(),
+        &TrustDomain::parse("example.org").unwrap(),
+    )
+    .unwrap()
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let node_id = id("/spire/agent/x509pop/a");
-        let proven = facts(&[("unix", "uid", "1000"), ("unix", "gid", "1000"), ("unix", "path", "/usr/bin/web")]);
+        let proven = facts(&[
+            ("unix", "uid", "1000"),
+            ("unix", "gid", "1000"),
+            ("unix", "path", "/usr/bin/web"),
+        ]);
         Self {
             node: Node {
                 id: node_id.clone(),
@@ -71,7 +86,12 @@ impl World {
                 expires_at: at(),
             },
             entry: entry("e1", |_| ()),
-            attested: Attested::new(Parent::Id(node_id), proven, Instance::process("b0", 7, 9).unwrap(), None),
+            attested: Attested::new(
+                Parent::Id(node_id),
+                proven,
+                Instance::process("b0", 7, 9).unwrap(),
+                None,
+            ),
             id: id("/web"),
         }
     }
@@ -88,28 +108,54 @@ impl World {
     }
 
     pub(crate) fn attest(&self) -> About<'_> {
-        About::Node { id: &self.node.id, attestor: "x509pop", facts: &self.node.facts, known: Some(&self.node), want: x509() }
+        About::Node {
+            id: &self.node.id,
+            attestor: "x509pop",
+            facts: &self.node.facts,
+            known: Some(&self.node),
+            want: x509(),
+        }
     }
 }
 
 pub(crate) fn x509() -> Want {
-    Want::X509 { ttl: Duration::from_secs(3600), dns_names: vec!["web.example.org".into()] }
+    Want::X509 {
+        ttl: Duration::from_secs(3600),
+        dns_names: vec!["web.example.org".into()],
+    }
 }
 
 pub(crate) fn jwt() -> Want {
-    Want::Jwt { audience: vec!["db".into()], ttl: Duration::from_secs(300), algorithm: KeyAlgorithm::EcP256 }
+    Want::Jwt {
+        audience: vec!["db".into()],
+        ttl: Duration::from_secs(300),
+        algorithm: KeyAlgorithm::EcP256,
+    }
 }
 
 pub(crate) fn request(actor: Actor, action: Action) -> Request {
-    Request { actor, action, at: at(), decision: DecisionId([7; 16]), correlation: CorrelationId::parse("c").unwrap() }
+    Request {
+        actor,
+        action,
+        at: at(),
+        decision: DecisionId([7; 16]),
+        correlation: CorrelationId::parse("c").unwrap(),
+    }
 }
 
 pub(crate) fn agent() -> Actor {
-    Actor::Node { id: id("/spire/agent/x509pop/a"), serial: "01".into() }
+    Actor::Node {
+        id: id("/spire/agent/x509pop/a"),
+        serial: "01".into(),
+    }
 }
 
 pub(crate) fn local() -> Actor {
-    Actor::Local { uid: 0, pid: 1, path: "/usr/bin/attesta".into() }
+    Actor::Local {
+        uid: 0,
+        pid: 1,
+        path: "/usr/bin/attesta".into(),
+    }
 }
 
 /// The actions policies are asked about.
@@ -118,7 +164,13 @@ pub(crate) fn asked() -> impl Iterator<Item = Action> {
 }
 
 pub(crate) fn actors() -> [Actor; 5] {
-    [agent(), local(), Actor::Admin(id("/ops")), Actor::System("rotate"), Actor::Stranger("192.0.2.1".into())]
+    [
+        agent(),
+        local(),
+        Actor::Admin(id("/ops")),
+        Actor::System("rotate"),
+        Actor::Stranger("192.0.2.1".into()),
+    ]
 }
 
 /// What each action is about in this world.
@@ -127,18 +179,35 @@ pub(crate) fn about(world: &World, action: Action) -> About<'_> {
         Action::IssueX509 => world.issue(x509()),
         Action::IssueJwt => world.issue(jwt()),
         Action::AttestNode | Action::RenewNode => world.attest(),
-        Action::EntryCreate | Action::EntryDelete => About::Entry { entry: &world.entry, before: None },
-        Action::EntryUpdate => About::Entry { entry: &world.entry, before: Some(&world.entry) },
-        Action::NodeBan | Action::NodeEvict | Action::TokenCreate | Action::InstanceEnded | Action::Read => About::Target("t"),
-        Action::AuthorityPrepare | Action::AuthorityActivate | Action::AuthorityRetire | Action::ServerSvid => {
-            About::System { id: Some(&world.id), want: x509() }
-        }
+        Action::EntryCreate | Action::EntryDelete => About::Entry {
+            entry: &world.entry,
+            before: None,
+        },
+        Action::EntryUpdate => About::Entry {
+            entry: &world.entry,
+            before: Some(&world.entry),
+        },
+        Action::NodeBan
+        | Action::NodeEvict
+        | Action::TokenCreate
+        | Action::InstanceEnded
+        | Action::Read => About::Target("t"),
+        Action::AuthorityPrepare
+        | Action::AuthorityActivate
+        | Action::AuthorityRetire
+        | Action::ServerSvid => About::System {
+            id: Some(&world.id),
+            want: x509(),
+        },
     }
 }
 
 fn decide(set: &Policies, world: &World, actor: Actor, action: Action) -> Result<Permit, Denial> {
     let request = request(actor, action);
-    set.decide(&Question { request: &request, about: about(world, action) })
+    set.decide(&Question {
+        request: &request,
+        about: about(world, action),
+    })
 }
 
 fn with(extra: &str) -> Policies {
@@ -148,12 +217,30 @@ fn with(extra: &str) -> Policies {
 #[test]
 fn each_role_may_do_what_the_default_says_and_nothing_else() {
     use Action as A;
-    let admin: &[A] = &[A::EntryCreate, A::EntryUpdate, A::EntryDelete, A::NodeBan, A::NodeEvict, A::TokenCreate];
+    let admin: &[A] = &[
+        A::EntryCreate,
+        A::EntryUpdate,
+        A::EntryDelete,
+        A::NodeBan,
+        A::NodeEvict,
+        A::TokenCreate,
+    ];
     let may: [&[A]; 5] = [
-        &[A::AttestNode, A::RenewNode, A::IssueX509, A::IssueJwt, A::InstanceEnded],
+        &[
+            A::AttestNode,
+            A::RenewNode,
+            A::IssueX509,
+            A::IssueJwt,
+            A::InstanceEnded,
+        ],
         admin,
         admin,
-        &[A::AuthorityPrepare, A::AuthorityActivate, A::AuthorityRetire, A::ServerSvid],
+        &[
+            A::AuthorityPrepare,
+            A::AuthorityActivate,
+            A::AuthorityRetire,
+            A::ServerSvid,
+        ],
         &[A::AttestNode],
     ];
     let set = Policies::default_set().unwrap();
@@ -164,14 +251,36 @@ fn each_role_may_do_what_the_default_says_and_nothing_else() {
                 Ok(permit) => {
                     assert!(may.contains(&action), "{actor} {action:?} is permitted");
                     assert_eq!((permit.action(), permit.at()), (action, at()));
-                    let Outcome::Permitted { policy_digest, policies } = permit.outcome() else { panic!() };
-                    assert_eq!((policy_digest.as_str(), policies.len()), (set.digest(), 1), "{policies:?}");
+                    let Outcome::Permitted {
+                        policy_digest,
+                        policies,
+                    } = permit.outcome()
+                    else {
+                        panic!()
+                    };
+                    assert_eq!(
+                        (policy_digest.as_str(), policies.len()),
+                        (set.digest(), 1),
+                        "{policies:?}"
+                    );
                 }
                 Err(denial) => {
                     assert!(!may.contains(&action), "{actor} {action:?}: {denial}");
-                    assert_eq!((denial.code, denial.reason), (Code::PermissionDenied, Reason::Policy));
-                    assert_eq!((denial.rule, denial.decision), (None, Some(DecisionId([7; 16]))));
-                    assert!(denial.message.starts_with(&format!("no policy permits {}", action.as_str())), "{}", denial.message);
+                    assert_eq!(
+                        (denial.code, denial.reason),
+                        (Code::PermissionDenied, Reason::Policy)
+                    );
+                    assert_eq!(
+                        (denial.rule, denial.decision),
+                        (None, Some(DecisionId([7; 16])))
+                    );
+                    assert!(
+                        denial
+                            .message
+                            .starts_with(&format!("no policy permits {}", action.as_str())),
+                        "{}",
+                        denial.message
+                    );
                 }
             }
         }
@@ -186,7 +295,10 @@ fn a_permit_carries_what_was_asked() {
     assert_eq!(permit.subject(), Some(&world.id));
     assert_eq!(permit.want(), &jwt());
     let spent = permit.spend();
-    assert_eq!((spent.action, spent.subject, spent.want, spent.at), (Action::IssueJwt, Some(world.id.clone()), jwt(), at()));
+    assert_eq!(
+        (spent.action, spent.subject, spent.want, spent.at),
+        (Action::IssueJwt, Some(world.id.clone()), jwt(), at())
+    );
 }
 
 #[test]
@@ -194,8 +306,15 @@ fn the_default_forbids_what_it_names() {
     let set = Policies::default_set().unwrap();
     let check = |world: &World, action, rule: &str| {
         let denial = decide(&set, world, agent(), action).unwrap_err();
-        assert_eq!((denial.code, denial.reason, denial.rule.as_deref()), (Code::PermissionDenied, Reason::Policy, Some(rule)));
-        assert!(denial.message.contains(rule) && denial.message.contains(action.as_str()), "{}", denial.message);
+        assert_eq!(
+            (denial.code, denial.reason, denial.rule.as_deref()),
+            (Code::PermissionDenied, Reason::Policy, Some(rule))
+        );
+        assert!(
+            denial.message.contains(rule) && denial.message.contains(action.as_str()),
+            "{}",
+            denial.message
+        );
     };
     for path in ["/spire", "/spire/server", "/spire/agent/x/y"] {
         let mut world = World::new();
@@ -206,7 +325,10 @@ fn the_default_forbids_what_it_names() {
     for path in ["/spireless", "/a/spire/b"] {
         let mut world = World::new();
         world.id = id(path);
-        assert!(decide(&set, &world, agent(), Action::IssueX509).is_ok(), "{path}");
+        assert!(
+            decide(&set, &world, agent(), Action::IssueX509).is_ok(),
+            "{path}"
+        );
     }
     let mut world = World::new();
     world.node.banned = true;
@@ -216,7 +338,12 @@ fn the_default_forbids_what_it_names() {
     // Another node's renewal.
     let mut world = World::new();
     world.node.id = id("/spire/agent/x509pop/b");
-    assert_eq!(decide(&set, &world, agent(), Action::RenewNode).unwrap_err().rule, None);
+    assert_eq!(
+        decide(&set, &world, agent(), Action::RenewNode)
+            .unwrap_err()
+            .rule,
+        None
+    );
 }
 
 #[test]
@@ -228,10 +355,18 @@ fn a_forbid_of_the_users_own() {
     );
     let mut world = World::new();
     assert!(decide(&set, &world, agent(), Action::IssueX509).is_ok());
-    world.attested = Attested::new(Parent::Server, facts(&[("unix", "uid", "0")]), Instance::Node, None);
+    world.attested = Attested::new(
+        Parent::Server,
+        facts(&[("unix", "uid", "0")]),
+        Instance::Node,
+        None,
+    );
     let denial = decide(&set, &world, agent(), Action::IssueX509).unwrap_err();
     assert_eq!(denial.rule.as_deref(), Some("no-root-in-prod"));
-    assert!(decide(&set, &world, agent(), Action::IssueJwt).is_ok(), "another action");
+    assert!(
+        decide(&set, &world, agent(), Action::IssueJwt).is_ok(),
+        "another action"
+    );
     world.entry = entry("e1", |s| s.labels.clear());
     assert!(decide(&set, &world, agent(), Action::IssueX509).is_ok());
 }
@@ -244,19 +379,37 @@ fn a_policy_that_fails_refuses() {
         when { context.now_s * 9223372036854775807 > 1 };"#,
     );
     let denial = decide(&set, &World::new(), agent(), Action::IssueX509).unwrap_err();
-    assert_eq!((denial.code, denial.reason), (Code::PermissionDenied, Reason::PolicyError));
-    assert_eq!((denial.rule.as_deref(), denial.decision), (Some("overflows"), Some(DecisionId([7; 16]))));
+    assert_eq!(
+        (denial.code, denial.reason),
+        (Code::PermissionDenied, Reason::PolicyError)
+    );
+    assert_eq!(
+        (denial.rule.as_deref(), denial.decision),
+        (Some("overflows"), Some(DecisionId([7; 16])))
+    );
     // And so does a permit that fails beside one that does not.
     let set = with(
         r#"@id("overflows") permit (principal, action == Attesta::Action::"issue_x509", resource)
         when { context.now_s * 9223372036854775807 > 1 };"#,
     );
-    assert_eq!(decide(&set, &World::new(), agent(), Action::IssueX509).unwrap_err().reason, Reason::PolicyError);
+    assert_eq!(
+        decide(&set, &World::new(), agent(), Action::IssueX509)
+            .unwrap_err()
+            .reason,
+        Reason::PolicyError
+    );
     // Validation lets no such policy through; were one there, the attribute would be named.
     let text = r#"@id("gap") forbid (principal, action, resource) when { context.unix_uid == 0 };"#;
     let set = Policies::unchecked(&[("default.cedar", Policies::DEFAULT), ("x", text)]).unwrap();
     let denial = decide(&set, &World::new(), local(), Action::EntryCreate).unwrap_err();
-    assert_eq!((denial.reason, denial.rule.as_deref(), denial.attribute.as_deref()), (Reason::PolicyError, Some("gap"), Some("unix_uid")));
+    assert_eq!(
+        (
+            denial.reason,
+            denial.rule.as_deref(),
+            denial.attribute.as_deref()
+        ),
+        (Reason::PolicyError, Some("gap"), Some("unix_uid"))
+    );
 }
 
 #[test]
@@ -269,86 +422,49 @@ fn a_question_that_does_not_fit_its_action_is_refused() {
         (Action::IssueX509, world.issue(Want::Nothing)),
         (Action::EntryCreate, About::Target("x")),
         (Action::Read, About::Target("x")),
-        (Action::NodeBan, About::System { id: None, want: Want::Nothing }),
-        (Action::ServerSvid, About::System { id: None, want: jwt() }),
+        (
+            Action::NodeBan,
+            About::System {
+                id: None,
+                want: Want::Nothing,
+            },
+        ),
+        (
+            Action::ServerSvid,
+            About::System {
+                id: None,
+                want: jwt(),
+            },
+        ),
     ] {
         let request = request(local(), action);
-        assert_eq!(set.decide(&Question { request: &request, about }).unwrap_err().code, Code::Internal);
-    }
-}
-
-#[test]
-fn faults_of_policies_are_named_with_their_place() {
-    let place = |e: &PolicyError| e.to_string().split(": ").next().unwrap().to_owned();
-    let check = |text: &str, expect: &str, at: &str| {
-        let e = Policies::parse(&[("f.cedar", text)]).unwrap_err();
-        let kind = format!("{e:?}").split([' ', '(']).next().unwrap().to_owned();
-        assert_eq!((kind.as_str(), place(&e).as_str()), (expect, at), "{text}: {e}");
-    };
-    let ok = r#"@id("a") permit (principal, action, resource);"#;
-    check("permit (principal, action, resource);", "NoId", "f.cedar:1:1");
-    check(&format!("// x; y\n{ok}\n  permit (principal, action, resource);"), "NoId", "f.cedar:3:3");
-    check(&format!("{ok}\n\n{ok}"), "Duplicate", "f.cedar:3:1");
-    check(r#"@id("a b") permit (principal, action, resource);"#, "BadId", "f.cedar:1:1");
-    check(r#"@id("") permit (principal, action, resource);"#, "BadId", "f.cedar:1:1");
-    check(&ok.replace(';', ""), "Syntax", "f.cedar:1:1");
-    check(&format!("{ok} permit"), "Syntax", "f.cedar:1:48");
-    check(r#"@id("t") permit (principal == ?principal, action, resource);"#, "Syntax", "f.cedar:1:1");
-    check("@id(\"a\") permit (principal, action, resource) // \u{202e}\n;", "Syntax", "f.cedar:1:1");
-    for bad in [
-        "context.nothing == 1",
-        "principal.labels.contains(\"x\")",
-        "context.unix_uid == 0",
-        "Attesta::Entry::\"e\".owner == \"x\"",
-        "context.now_s",
-        "context.now_s == \"x\"",
-    ] {
-        check(&format!(r#"@id("v") permit (principal, action, resource) when {{ {bad} }};"#), "Invalid", "f.cedar:1:1");
-    }
-    check(r#"@id("v") permit (principal, action == Attesta::Action::"issue", resource);"#, "Invalid", "f.cedar:1:1");
-    check(r#"@id("v") permit (principal is Attesta::Robot, action, resource);"#, "Invalid", "f.cedar:1:1");
-    check(r#"@id("v") forbid (principal is Attesta::Local, action == Attesta::Action::"issue_jwt", resource);"#, "Invalid", "f.cedar:1:1");
-    let deep = format!("{}true{}", "(".repeat(17), ")".repeat(17));
-    check(&format!(r#"@id("v") permit (principal, action, resource) when {{ {deep} }};"#), "TooLarge", "f.cedar:1:1");
-    for chain in [vec!["true"; 200].join(" && "), vec!["true"; 200].join(" || "), format!("{} true", "if true then false else ".repeat(65)), format!("context{} == 1", ".a".repeat(513))] {
-        check(&format!(r#"@id("v") permit (principal, action, resource) when {{ {chain} }};"#), "TooLarge", "f.cedar:1:1");
-    }
-    check(&format!(r#"@id("v") permit (principal, action, resource) when {{ "{}" == "" }};"#, "x".repeat(65536)), "TooLarge", "f.cedar:1:1");
-    // Semicolons and braces in strings and comments end nothing.
-    assert!(Policies::parse(&[("f", "@id(\"a\") permit (principal, action, resource) // ; } \n when { context.now_s > 1 || \"; \\\" {\" == \"\" };")]).is_ok());
-    assert!(Policies::parse(&[("f", "// nothing\n")]).is_ok());
-}
-
-#[test]
-fn the_largest_policy_fits_the_smallest_stack() {
-    let policy = |condition: &str| format!(r#"@id("big") permit (principal, action, resource) when {{ {condition} }};"#);
-    let deep = format!("{}true{}", "(!".repeat(15), ")".repeat(15));
-    let ifs = format!("{} true", "if context.now_s > 1 then false else ".repeat(64));
-    for condition in [vec!["context.now_s > 1"; 64].join(" && "), vec!["context.now_s < 1"; 64].join(" || "), deep, ifs] {
-        let text = policy(&condition);
-        let thread = std::thread::Builder::new().stack_size(2 << 20);
-        let join = thread.spawn(move || {
-            let set = Policies::parse(&[("f", &text)]).unwrap();
-            if let Err(denial) = decide(&set, &World::new(), agent(), Action::IssueX509) {
-                assert_eq!(denial.reason, Reason::Policy, "{denial}");
-            }
-            let dots = format!("context{} == 1", ".a".repeat(512));
-            let dotted = text.split(" when ").next().unwrap().to_owned() + &format!(" when {{ {dots} }};");
-            assert!(matches!(Policies::parse(&[("f", &dotted)]), Err(PolicyError::Invalid { .. })));
-        });
-        join.unwrap().join().unwrap();
+        assert_eq!(
+            set.decide(&Question {
+                request: &request,
+                about
+            })
+            .unwrap_err()
+            .code,
+            Code::Internal
+        );
     }
 }
 
 #[test]
 fn the_digest_is_that_of_the_policies() {
-    let (a, b) = (r#"@id("a") permit (principal, action, resource);"#, r#"@id("b") forbid (principal, action, resource);"#);
+    let (a, b) = (
+        r#"@id("a") permit (principal, action, resource);"#,
+        r#"@id("b") forbid (principal, action, resource);"#,
+    );
     let digest = |texts: &[(&str, &str)]| Policies::parse(texts).unwrap().digest().to_owned();
     let both = digest(&[("x", a), ("y", b)]);
     assert_eq!(both.len(), 64);
     assert_eq!(both, digest(&[("z", &format!("// hello\n{b}\n\n{a}"))]));
     assert_ne!(both, digest(&[("x", a)]));
-    assert_ne!(both, digest(&[("x", a), ("y", &b.replace("forbid", "permit"))]));
+    assert_ne!(
+        both,
+        digest(&[("x", a), ("y", &b.replace("forbid", "permit"))])
+    );
     let set = Policies::parse(&[("x", b), ("y", a)]).unwrap();
     assert_eq!(set.list().collect::<Vec<_>>(), [("a", a), ("b", b)]);
 }
@@ -361,125 +477,66 @@ fn every_input_is_what_the_schema_says() {
     let mut world = World::new();
     for template in [false, true] {
         if template {
-            world.entry = entry("e2", |s| s.spiffe_id = "spiffe://example.org/u/{unix.uid}".into());
+            world.entry = entry("e2", |s| {
+                s.spiffe_id = "spiffe://example.org/u/{unix.uid}".into()
+            });
         }
         for actor in actors() {
             for action in asked() {
                 let request = request(actor.clone(), action);
-                let question = Question { request: &request, about: about(&world, action) };
+                let question = Question {
+                    request: &request,
+                    about: about(&world, action),
+                };
                 // Panics where Cedar finds an attribute too many, too few, or of another type.
                 set.evaluate_whole(&Input::of(&question).unwrap(), Some(&schema));
             }
         }
     }
     for attr in Attr::ALL {
-        assert!(SCHEMA.contains(&format!("{}: ", attr.name())) || SCHEMA.contains(&format!("{}?: ", attr.name())), "{attr:?}");
+        assert!(
+            SCHEMA.contains(&format!("{}: ", attr.name()))
+                || SCHEMA.contains(&format!("{}?: ", attr.name())),
+            "{attr:?}"
+        );
         assert_eq!(Attr::by_name(attr.name()), Some(attr));
     }
     assert_eq!(Attrs::of(&Attr::ALL).names().count(), Attr::ALL.len());
 }
 
-/// A record with its `inputs`, as the server is to write it.
-fn record(question: &Question<'_>, verdict: &Result<Permit, Denial>, inputs: bool) -> Vec<u8> {
-    let mut record = match verdict {
-        Ok(permit) => Record::new(question.request, permit.outcome()),
-        Err(denial) => Record::denied(question.request, denial),
-    };
-    match &question.about {
-        About::Issue { entry, id, attested, by_entry, want, .. } => {
-            record = record.about(attested);
-            record.subject = Some((*id).clone());
-            record.entry = Some(entry.id().clone());
-            record.by_entry = *by_entry;
-            if let Want::Jwt { audience, .. } = want {
-                record.audience.clone_from(audience);
-            }
-        }
-        About::Node { id, facts, .. } => {
-            record.subject = Some((*id).clone());
-            record.facts = (*facts).clone();
-        }
-        About::Entry { entry, .. } => record.entry = Some(entry.id().clone()),
-        About::Target(_) | About::System { .. } => {}
-    }
-    let mut json: serde_json::Value = serde_json::from_slice(&record.to_json()).unwrap();
-    if inputs {
-        json["inputs"] = question.inputs();
-    }
-    serde_json::to_vec(&json).unwrap()
-}
-
-#[test]
-fn decisions_replay_from_their_records() {
-    let set = with(
-        r#"@id("no-root") forbid (principal, action == Attesta::Action::"issue_x509", resource)
-             when { context has unix_uid && context.unix_uid == 0 && principal.owner == "team-a" };
-           @id("owner-stays") forbid (principal, action == Attesta::Action::"entry_update", resource)
-             when { context has before && context.before.owner != resource.owner };"#,
-    );
-    let other = Policies::parse(&[("none", "")]).unwrap();
-    let mut root = World::new();
-    root.attested = Attested::new(Parent::Server, facts(&[("unix", "uid", "0")]), Instance::Node, None);
-    for world in [World::new(), root] {
-        for actor in actors() {
-            for action in asked() {
-                let request = request(actor.clone(), action);
-                let question = Question { request: &request, about: about(&world, action) };
-                let verdict = set.decide(&question);
-                let bytes = record(&question, &verdict, true);
-                assert_eq!(set.replay(&bytes), Ok(true), "{}", String::from_utf8_lossy(&bytes));
-                assert_eq!(other.replay(&bytes), Ok(verdict.is_err()), "{actor} {action:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn what_a_record_lacks_is_named() {
-    let set = Policies::default_set().unwrap();
-    let world = World::new();
-    let check = |action, actor, expect: Result<bool, Vec<&str>>| {
-        let request = request(actor, action);
-        let question = Question { request: &request, about: about(&world, action) };
-        let bytes = record(&question, &set.decide(&question), false);
-        let got = set.replay(&bytes).map_err(|e| match e {
-            PolicyError::Incomplete(names) => names,
-            other => panic!("{other}"),
-        });
-        assert_eq!(got, expect.map_err(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>()), "{action:?}");
-    };
-    check(Action::IssueX509, agent(), Err(vec!["context.node_banned"]));
-    check(Action::AttestNode, Actor::Stranger("x".into()), Err(vec!["resource.banned"]));
-    check(Action::EntryCreate, local(), Ok(true));
-    check(Action::EntryCreate, agent(), Ok(true));
-    check(Action::NodeBan, local(), Err(vec!["resource.name"]));
-    let request = request(agent(), Action::IssueX509);
-    let noted = Record::new(&request, Outcome::Noted).to_json();
-    assert!(matches!(set.replay(&noted), Err(PolicyError::NotDecided(_))));
-    let refused = Record::denied(&request, &Denial::not_found("x")).to_json();
-    assert!(matches!(set.replay(&refused), Err(PolicyError::NotDecided(_))));
-    for bytes in [&b""[..], b"[]", b"{}", br#"{"outcome":"permitted"}"#, br#"{"outcome":"permitted","action":"x","at":1}"#] {
-        assert!(matches!(set.replay(bytes), Err(PolicyError::Record(_))), "{bytes:?}");
-    }
-}
-
 #[test]
 fn the_documents_examples_hold() {
     let doc = include_str!("../../../docs/policy.md");
-    let blocks: Vec<&str> = doc.split("```cedar\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let blocks: Vec<&str> = doc
+        .split("```cedar\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
     assert_eq!(blocks.len(), 3);
     for name in Attr::ALL {
-        assert!(doc.contains(&format!("`{}`", name.name())), "{} is not in the document", name.name());
+        assert!(
+            doc.contains(&format!("`{}`", name.name())),
+            "{} is not in the document",
+            name.name()
+        );
     }
     for action in asked() {
-        assert!(doc.contains(&format!("`{}`", action.as_str())), "{action:?} is not in the document");
+        assert!(
+            doc.contains(&format!("`{}`", action.as_str())),
+            "{action:?} is not in the document"
+        );
     }
 
     // 1: no root in production.
     let set = with(blocks[0]);
     let mut world = World::new();
     assert!(decide(&set, &world, agent(), Action::IssueX509).is_ok());
-    world.attested = Attested::new(Parent::Server, facts(&[("unix", "uid", "0")]), Instance::Node, None);
+    world.attested = Attested::new(
+        Parent::Server,
+        facts(&[("unix", "uid", "0")]),
+        Instance::Node,
+        None,
+    );
     let denial = decide(&set, &world, agent(), Action::IssueX509).unwrap_err();
     assert_eq!(denial.rule.as_deref(), Some("no-root-in-production"));
 
@@ -488,14 +545,25 @@ fn the_documents_examples_hold() {
     let mut world = World::new();
     let ask = |world: &World, audience: &str, secs| {
         let request = request(agent(), Action::IssueJwt);
-        let want = Want::Jwt { audience: vec![audience.into()], ttl: Duration::from_secs(secs), algorithm: KeyAlgorithm::EcP256 };
-        set.decide(&Question { request: &request, about: world.issue(want) }).map_err(|d| d.rule)
+        let want = Want::Jwt {
+            audience: vec![audience.into()],
+            ttl: Duration::from_secs(secs),
+            algorithm: KeyAlgorithm::EcP256,
+        };
+        set.decide(&Question {
+            request: &request,
+            about: world.issue(want),
+        })
+        .map_err(|d| d.rule)
     };
     assert!(ask(&world, "db", 3600).is_ok());
     assert!(ask(&world, "payments", 300).is_err());
     world.entry = entry("e1", |s| s.owner = "payments-team".into());
     assert!(ask(&world, "payments", 300).is_ok());
-    assert_eq!(ask(&world, "payments", 301).unwrap_err().as_deref(), Some("payment-tokens-are-few-and-short"));
+    assert_eq!(
+        ask(&world, "payments", 301).unwrap_err().as_deref(),
+        Some("payment-tokens-are-few-and-short")
+    );
 
     // 3: who may give admin rights.
     let set = with(blocks[2]);
@@ -505,27 +573,10 @@ fn the_documents_examples_hold() {
     let denial = decide(&set, &world, Actor::Admin(id("/ops")), Action::EntryCreate).unwrap_err();
     assert_eq!(denial.rule.as_deref(), Some("only-root-makes-admins"));
     assert!(decide(&set, &world, local(), Action::EntryCreate).is_ok());
-    let operator = Actor::Local { uid: 1000, pid: 1, path: "/bin/x".into() };
-    assert!(decide(&set, &world, operator, Action::EntryUpdate).is_err());
-}
-#[test]
-#[ignore]
-fn probe() {
-    let spec = std::env::args().last().unwrap();
-    let (kind, n) = spec.split_once('=').unwrap();
-    let n: usize = n.parse().unwrap();
-    let c = match kind {
-        "and" => vec!["context.now_s > 1"; n].join(" && "),
-        "or" => vec!["context.now_s < 1"; n].join(" || "),
-        "if" => format!("{} true", "if context.now_s > 1 then false else ".repeat(n)),
-        "dot" => format!("context{} == 1", ".a".repeat(n)),
-        _ => format!("{}true{}", "(!".repeat(n), ")".repeat(n)),
+    let operator = Actor::Local {
+        uid: 1000,
+        pid: 1,
+        path: "/bin/x".into(),
     };
-    let text = format!(r#"@id("big") permit (principal, action, resource) when {{ {c} }};"#);
-    std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
-        match Policies::parse(&[("f", &text)]) {
-            Ok(set) => println!("{:?}", decide(&set, &World::new(), agent(), Action::IssueX509).map_err(|d| d.reason)),
-            Err(e) => println!("{}", e.to_string().chars().take(150).collect::<String>()),
-        }
-    }).unwrap().join().unwrap();
+    assert!(decide(&set, &world, operator, Action::EntryUpdate).is_err());
 }

@@ -64,9 +64,13 @@ impl Core {
         Ok(Drawn { serial: draw::serial(at)?, token: draw::uuid(at)? })
     }
 
-    /// Asks the policies.
-    pub(crate) fn decide(&self, request: &Request, about: About<'_>) -> Result<Permit, Denial> {
-        self.policies.load().decide(&Question { request, about })
+    /// Asks the policies. What comes beside the permit belongs into the record, so that the decision can be replayed.
+    pub(crate) fn decide(&self, request: &Request, about: About<'_>) -> Result<(Permit, Record), Denial> {
+        let question = Question { request, about };
+        let permit = self.policies.load().decide(&question)?;
+        let mut record = Record::new(request, permit.outcome());
+        record.inputs = Some(question.inputs());
+        Ok((permit, record))
     }
 
     /// The algorithm of tokens for an audience nobody set another for.

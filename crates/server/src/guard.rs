@@ -68,7 +68,6 @@ pub const RPCS: &[Rpc] = &[
     rpc("/attesta.admin.v1.Admin/Explain", &[Local, Admin]),
     rpc("/attesta.admin.v1.Admin/GetStatus", &[Local, Admin]),
     rpc("/grpc.health.v1.Health/Check", &[Local]),
-    rpc("/grpc.health.v1.Health/List", &[Local]),
     rpc("/grpc.health.v1.Health/Watch", &[Local]),
 ];
 

@@ -98,7 +98,7 @@ impl TrustDomain {
     /// Parses a bare name.
     ///
     /// # Errors
-    /// The `TrustDomain…` variants of [`IdError`].
+    /// The `TrustDomain...` variants of [`IdError`].
     pub fn parse(name: &str) -> Result<Self, IdError> {
         check_trust_domain(name)?;
         Ok(Self(name.into()))

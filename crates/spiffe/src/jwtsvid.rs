@@ -1,6 +1,7 @@
 //! JWT-SVIDs: what a validator accepts, and what an issuer may sign. Knows no private key, makes
 //! no token, and remembers none.
 
+use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{
@@ -215,6 +216,13 @@ pub struct UnverifiedJwt<'a> {
     signature: Vec<u8>,
     header: Header,
     claims: Claims,
+}
+
+/// Without the token itself, which is a bearer's secret.
+impl fmt::Debug for UnverifiedJwt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnverifiedJwt({})", self.claims.id)
+    }
 }
 
 impl<'a> UnverifiedJwt<'a> {

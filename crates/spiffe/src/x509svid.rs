@@ -1,11 +1,12 @@
 //! X.509-SVIDs: what a validator accepts, and what an issuer may sign. Knows no private key and
 //! makes no certificate.
 
+use std::time::Duration;
+
 use const_oid::ObjectIdentifier;
 use const_oid::db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_CLIENT_AUTH, ID_KP_SERVER_AUTH};
 use jiff::Timestamp;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
-use std::time::Duration;
 use webpki::aws_lc_rs as algs;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 

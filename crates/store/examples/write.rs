@@ -159,6 +159,9 @@ fn row(what: &str, count: u64, started: Instant, cpu_before: u64) {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let mut args = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some("load") {
+        return load(Path::new(&args.nth(1).unwrap())).await;
+    }
     let entries: u64 = args.next().map_or(1_000_000, |n| n.parse().unwrap());
     let parent = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = parent.join(format!("attesta-write-{}", std::process::id()));
@@ -247,15 +250,39 @@ async fn main() {
     row("one commit of one entry, among all", 1_000, started, before);
     ledger.close().await;
 
+    // In a process of its own: memory that was used before would be counted.
+    let program = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(program)
+        .arg("load")
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+async fn load(path: &Path) {
+    let bodies: Vec<_> = (0..100_000)
+        .map(|n| match entry(n) {
+            Change::Put(object) => (object.key(), object.to_body()),
+            Change::Delete(key) => (key, Vec::new()),
+        })
+        .collect();
+    let (started, before) = (Instant::now(), cpu());
+    for (key, body) in &bodies {
+        drop(Object::from_body(key.kind(), &key.to_string(), body, &td()).unwrap());
+    }
+    row("decode alone", bodies.len() as u64, started, before);
+    drop(bodies);
+
     let (started, before, memory) = (Instant::now(), cpu(), resident());
-    let ledger = open(&path);
+    let ledger = open(path);
     let count = ledger.snapshot().entry_count() as u64;
     row("load", count, started, before);
     println!(
         "resident: {memory} MiB before the load, {} MiB after; file {} MiB",
         resident(),
-        fs::metadata(&path).unwrap().len() >> 20
+        fs::metadata(path).unwrap().len() >> 20
     );
     ledger.close().await;
-    fs::remove_dir_all(&dir).unwrap();
 }

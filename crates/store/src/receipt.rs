@@ -21,6 +21,22 @@ use crate::{LedgerId, Position};
 /// ```
 ///
 /// ```compile_fail
+/// fn sign(_receipt: attesta_store::Receipt) {}
+/// fn copied(receipt: attesta_store::Receipt) {
+///     sign(receipt.clone());
+///     sign(receipt);
+/// }
+/// ```
+///
+/// Its parts can be read, and not put together:
+///
+/// ```
+/// fn read(receipt: &attesta_store::Receipt) -> (attesta_store::LedgerId, attesta_store::Position) {
+///     (receipt.ledger(), receipt.position().clone())
+/// }
+/// ```
+///
+/// ```compile_fail
 /// fn forged(ledger: attesta_store::LedgerId, position: attesta_store::Position) -> attesta_store::Receipt {
 ///     attesta_store::Receipt { ledger, position, digest: None, rests_on: attesta_store::RestsOn::Database }
 /// }

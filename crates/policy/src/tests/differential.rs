@@ -78,12 +78,20 @@ const CONDITIONS: [&str; 22] = [
 
 fn policy() -> impl Strategy<Value = String> {
     let pick = |n: usize| 0..n;
-    (any::<bool>(), pick(PRINCIPALS.len()), pick(ACTIONS.len()), pick(RESOURCES.len()), pick(CONDITIONS.len())).prop_map(
-        |(permit, p, a, r, c)| {
-            let effect = if permit { "permit" } else { "forbid" };
-            format!("{effect} ({}, {}, {}) {};", PRINCIPALS[p], ACTIONS[a], RESOURCES[r], CONDITIONS[c])
-        },
+    (
+        any::<bool>(),
+        pick(PRINCIPALS.len()),
+        pick(ACTIONS.len()),
+        pick(RESOURCES.len()),
+        pick(CONDITIONS.len()),
     )
+        .prop_map(|(permit, p, a, r, c)| {
+            let effect = if permit { "permit" } else { "forbid" };
+            format!(
+                "{effect} ({}, {}, {}) {};",
+                PRINCIPALS[p], ACTIONS[a], RESOURCES[r], CONDITIONS[c]
+            )
+        })
 }
 
 fn actor() -> impl Strategy<Value = Actor> {
@@ -91,22 +99,29 @@ fn actor() -> impl Strategy<Value = Actor> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(root, second, bare, banned)| {
-        let mut world = World::new();
-        let uid = if root { "0" } else { "1000" };
-        let parent = world.attested.parent.clone();
-        let instance = world.attested.instance.clone();
-        world.attested = attesta_model::Attested::new(parent, facts(&[("unix", "uid", uid)]), instance, None);
-        world.entry = entry(if second { "e2" } else { "e1" }, |s| {
-            if bare {
-                s.owner.clear();
-                s.labels.clear();
-            }
-        });
-        world.id = if second { id("/db") } else { id("/web") };
-        world.node.banned = banned;
-        world
-    })
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(root, second, bare, banned)| {
+            let mut world = World::new();
+            let uid = if root { "0" } else { "1000" };
+            let parent = world.attested.parent.clone();
+            let instance = world.attested.instance.clone();
+            world.attested = attesta_model::Attested::new(
+                parent,
+                facts(&[("unix", "uid", uid)]),
+                instance,
+                None,
+            );
+            world.entry = entry(if second { "e2" } else { "e1" }, |s| {
+                if bare {
+                    s.owner.clear();
+                    s.labels.clear();
+                }
+            });
+            world.id = if second { id("/db") } else { id("/web") };
+            world.node.banned = banned;
+            world
+        },
+    )
 }
 
 proptest! {

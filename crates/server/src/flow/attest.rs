@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use attesta_attest::node::{Proven, attested};
 use attesta_authority::{Credential, IssuedX509, Prepared, SubjectKey};
 use attesta_model::{
-    Action, Actor, Attested, Change, Code, Denial, Node, Object, Once, OnceHolder, Plan, Reason, Record, Request, Snapshot, request::serial_time,
+    Action, Actor, Attested, Change, Code, Denial, Node, Object, Once, OnceHolder, Outcome, Plan, Reason, Record, Request, Snapshot, request::serial_time,
 };
 use attesta_policy::{About, Want};
 use attesta_spiffe::SpiffeId;
@@ -66,15 +66,19 @@ impl Command {
     fn plan(&self, snapshot: &Snapshot, used: &Used) -> Result<Plan<Result<Prepared, Denial>>, Denial> {
         let complete = |mut record: Record| {
             record = record.about(&self.evidence);
-            record.subject = Some(self.id.clone());
+            // A join token's node is named by the token: one that was not used up stays out of the log.
+            let refused = matches!(record.outcome, Outcome::Denied(_));
+            if !(refused && matches!(self.evidence.once, Some(Once::Issued(_)))) {
+                record.subject = Some(self.id.clone());
+            }
             record.revision = snapshot.revision().0;
             record.note = self.attestor.to_owned();
             record
         };
         match self.admit(snapshot, used) {
             Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(complete(Record::denied(&self.request, &denial)))),
-            Ok((prepared, outcome, node, retry)) => {
-                let mut record = prepared.describe(complete(Record::new(&self.request, outcome)));
+            Ok((prepared, record, node, retry)) => {
+                let mut record = prepared.describe(complete(record));
                 record.retry = retry;
                 let object = Object::Node(Arc::new(node));
                 record.changes = vec![(object.key(), true)];
@@ -90,7 +94,7 @@ impl Command {
         }
     }
 
-    fn admit(&self, snapshot: &Snapshot, used: &Used) -> Result<(Prepared, attesta_model::Outcome, Node, bool), Denial> {
+    fn admit(&self, snapshot: &Snapshot, used: &Used) -> Result<(Prepared, Record, Node, bool), Denial> {
         let retry = self.check_once(snapshot, used)?;
         let known = snapshot.node(&self.id);
         let refuse = |reason, why: &str| Denial::new(Code::PermissionDenied, reason, why).with_rule(self.attestor);
@@ -109,8 +113,7 @@ impl Command {
             known: known.map(AsRef::as_ref),
             want: Want::X509 { ttl: self.core.agent_ttl, dns_names: Vec::new() },
         };
-        let permit = self.core.decide(&self.request, about)?;
-        let outcome = permit.outcome();
+        let (permit, record) = self.core.decide(&self.request, about)?;
         let prepared = self.core.ring.load().prepare_x509(permit, &self.key, &self.drawn, known.map(|n| n.valid_from))?;
         let serial = prepared.credential().as_str().to_owned();
         let node = Node {
@@ -125,7 +128,7 @@ impl Command {
             expires_at: prepared.expires_at(),
             serial,
         };
-        Ok((prepared, outcome, node, retry))
+        Ok((prepared, record, node, retry))
     }
 
     /// Whether this is the same evidence again by the same key, whose first answer was lost.

@@ -64,9 +64,7 @@ async fn prepare(core: &Arc<Core>, kind: KeyKind, algorithm: KeyAlgorithm, first
         published_at: request.at,
         tainted: false,
     };
-    let permit = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
-    let outcome = permit.outcome();
-    let mut record = Record::new(&request, outcome);
+    let (permit, mut record) = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
     record.note = format!("{} {} {}", kind.as_str(), algorithm.as_str(), authority.state.as_str());
     record.key = Some(authority.id.clone());
     if kind == KeyKind::X509 {
@@ -96,7 +94,7 @@ fn unnamed(spki: &[u8]) -> KeyId {
 
 async fn activate(core: &Arc<Core>, prepared: KeyId, active: Option<KeyId>) -> Result<String, Denial> {
     let request = core.request(Actor::System("authorities"), Action::AuthorityActivate)?;
-    let permit = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
+    let (permit, mut record) = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
     let snapshot = core.ledger.snapshot();
     let with = |id: &KeyId, state| {
         snapshot
@@ -109,7 +107,6 @@ async fn activate(core: &Arc<Core>, prepared: KeyId, active: Option<KeyId>) -> R
     if let Some(active) = &active {
         changes.push(with(active, AuthorityState::Old)?);
     }
-    let mut record = Record::new(&request, permit.outcome());
     drop(permit.spend());
     record.key = Some(prepared.clone());
     commit(core, changes, record).await?;
@@ -118,8 +115,7 @@ async fn activate(core: &Arc<Core>, prepared: KeyId, active: Option<KeyId>) -> R
 
 async fn retire(core: &Arc<Core>, id: KeyId) -> Result<String, Denial> {
     let request = core.request(Actor::System("authorities"), Action::AuthorityRetire)?;
-    let permit = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
-    let mut record = Record::new(&request, permit.outcome());
+    let (permit, mut record) = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
     drop(permit.spend());
     record.key = Some(id.clone());
     commit(core, vec![Change::Delete(ObjectKey::Authority(id.clone()))], record).await?;

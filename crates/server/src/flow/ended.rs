@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attesta_model::{Action, Attested, Denial, Facts, Instance, Node, Outcome, Parent, Record};
+use attesta_model::{Action, Attested, Denial, Facts, Instance, Node, Parent};
 use attesta_policy::About;
 use attesta_store::RecordQuery;
 
@@ -33,10 +33,10 @@ pub(crate) async fn ended(core: &Core, caller: &Caller, node: &Arc<Node>, ending
         }
     }
     let request = core.request(caller.actor(), Action::InstanceEnded)?;
-    let permit = core.decide(&request, About::Target(key.as_str()))?;
+    let (permit, record) = core.decide(&request, About::Target(key.as_str()))?;
     drop(permit.spend());
     let evidence = Attested::new(Parent::Id(node.id.clone()), Facts::default(), ending.instance, None);
-    let mut record = Record::new(&request, Outcome::Noted).about(&evidence);
+    let mut record = record.about(&evidence);
     record.note = format!("held {}", ending.credentials.join(" "));
     core.receipt(record).await.map(|_| ())
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use attesta_authority::draw;
 use attesta_model::{
-    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, Object, ObjectKey, Outcome, Parent, Plan, Reason, Record, Request, Selectors, Snapshot,
+    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, Object, ObjectKey, Parent, Plan, Reason, Record, Request, Selectors, Snapshot,
 };
 use attesta_policy::About;
 
@@ -219,10 +219,9 @@ impl Batch {
             record
         };
         match self.core.decide(&request, about) {
-            Ok(permit) => {
-                let outcome: Outcome = permit.outcome();
+            Ok((permit, record)) => {
                 drop(permit.spend());
-                let mut record = complete(Record::new(&request, outcome));
+                let mut record = complete(record);
                 record.changes = vec![(change.key(), matches!(change, Change::Put(_)))];
                 plan.records.push(record);
                 plan.changes.push(change);

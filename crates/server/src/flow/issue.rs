@@ -129,8 +129,8 @@ impl Caller<'_> {
         };
         let prepared = self.identify(ask, &attested, &request).and_then(|found| self.decide(ask, &attested, by_entry, &found, &request));
         Ok(match prepared {
-            Ok((prepared, outcome)) => {
-                let record = prepared.describe(complete(Record::new(&request, outcome)));
+            Ok((prepared, record)) => {
+                let record = prepared.describe(complete(record));
                 (Ok(prepared), Some(record))
             }
             Err(denial) => {
@@ -180,21 +180,20 @@ impl Caller<'_> {
     }
 
     /// Whether, and the document for it.
-    fn decide(&self, ask: &Ask, attested: &Attested, by_entry: bool, found: &Match, request: &Request) -> Result<(Prepared, attesta_model::Outcome), Denial> {
+    fn decide(&self, ask: &Ask, attested: &Attested, by_entry: bool, found: &Match, request: &Request) -> Result<(Prepared, Record), Denial> {
         let entry = &found.entry;
         let want = match &ask.what {
             What::X509(_) => Want::X509 { ttl: entry.x509_svid_ttl(), dns_names: entry.dns_names().to_vec() },
             What::Jwt(audience) => Want::Jwt { audience: audience.clone(), ttl: entry.jwt_svid_ttl(), algorithm: self.core.jwt_algorithm() },
         };
         let about = About::Issue { entry, id: &found.id, attested, node: Some(self.node), by_entry, want };
-        let permit = self.core.decide(request, about)?;
-        let outcome = permit.outcome();
+        let (permit, record) = self.core.decide(request, about)?;
         let drawn = self.core.drawn(request.at)?;
         let prepared = match &ask.what {
             What::X509(key) => self.ring.prepare_x509(permit, key, &drawn, None)?,
             What::Jwt(_) => self.ring.prepare_jwt(permit, &drawn)?,
         };
-        Ok((prepared, outcome))
+        Ok((prepared, record))
     }
 
     /// Entries that fit the facts of these asks and that nobody asked for: the agent's set is behind.

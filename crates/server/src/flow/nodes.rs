@@ -53,8 +53,8 @@ async fn target(core: &Arc<Core>, request: Request, id: SpiffeId, change: fn(&No
             };
             match decider.decide(&request, About::Target(id.as_str())) {
                 Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(complete(Record::denied(&request, &denial)))),
-                Ok(permit) => {
-                    let mut record = complete(Record::new(&request, permit.outcome()));
+                Ok((permit, record)) => {
+                    let mut record = complete(record);
                     drop(permit.spend());
                     let mut changes = change(node, request.at);
                     if request.action == Action::NodeEvict {
@@ -142,8 +142,7 @@ pub(crate) async fn create_token(core: &Arc<Core>, caller: &Caller, ttl: Duratio
             let name = hash.to_string();
             match decider.decide(&request, About::Target(&name)) {
                 Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(Record::denied(&request, &denial))),
-                Ok(permit) => {
-                    let mut record = Record::new(&request, permit.outcome());
+                Ok((permit, mut record)) => {
                     drop(permit.spend());
                     record.revision = snapshot.revision().0;
                     record.expires_at = Some(expires_at);

@@ -27,19 +27,18 @@ pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &
         known: Some(node),
         want: Want::X509 { ttl: core.agent_ttl, dns_names: Vec::new() },
     };
-    let permit = match core.decide(&request, about) {
-        Ok(permit) => permit,
+    let (permit, record) = match core.decide(&request, about) {
+        Ok(decided) => decided,
         Err(denial) => {
             let record = core.refusals.record(&request, node.id.as_str(), &denial).map(complete);
             core.note(record.into_iter().collect()).await;
             return Err(denial.with_decision(request.decision));
         }
     };
-    let outcome = permit.outcome();
     let drawn = core.drawn(request.at)?;
     let ring = core.ring.load();
     let prepared = ring.prepare_x509(permit, key, &drawn, Some(node.valid_from))?;
-    let receipt = core.receipt(prepared.describe(complete(Record::new(&request, outcome)))).await?;
+    let receipt = core.receipt(prepared.describe(complete(record))).await?;
     match ring.sign(prepared, receipt).await? {
         Credential::X509(svid) => {
             core.seen.certificate(&node.id, svid.credential.clone(), svid.expires_at);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use attesta_authority::{Credential, SubjectKey};
-use attesta_model::{Action, Actor, Code, Denial, Reason, Record, attested::SERVER_PATH};
+use attesta_model::{Action, Actor, Code, Denial, Reason, attested::SERVER_PATH};
 use attesta_policy::{About, Want};
 use attesta_tls::Identity;
 use jiff::Timestamp;
@@ -24,11 +24,10 @@ pub(crate) async fn issue(core: &Core) -> Result<ServerSvid, Denial> {
     let request = core.request(Actor::System("server-svid"), Action::ServerSvid)?;
     let pair = SubjectKey::generate().map_err(|e| internal(e.to_string()))?;
     let want = Want::X509 { ttl: Duration::ZERO, dns_names: Vec::new() };
-    let permit = core.decide(&request, About::System { id: Some(&id), want })?;
-    let outcome = permit.outcome();
+    let (permit, record) = core.decide(&request, About::System { id: Some(&id), want })?;
     let ring = core.ring.load();
     let prepared = ring.prepare_x509(permit, &pair.public, &core.drawn(request.at)?, None)?;
-    let receipt = core.receipt(prepared.describe(Record::new(&request, outcome))).await?;
+    let receipt = core.receipt(prepared.describe(record)).await?;
     let Credential::X509(svid) = ring.sign(prepared, receipt).await? else {
         return Err(internal("the server's certificate came out as a token".to_owned()));
     };
