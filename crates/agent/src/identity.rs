@@ -8,7 +8,7 @@ mod kept;
 use std::{sync::Arc, time::Duration};
 
 use attesta_attest::{AttestError, node::Collect};
-use attesta_model::{KeyAlgorithm, Reason, attested::AGENT_PREFIX, request::serial_time};
+use attesta_model::{KeyAlgorithm, Reason, attested::AGENT_PREFIX};
 use attesta_runtime::{CancellationToken, Clock};
 use attesta_spiffe::{SpiffeId, TrustDomain};
 use attesta_tls::{CertificateDer, Identity as TlsIdentity, IdentityError};
@@ -126,7 +126,7 @@ pub(crate) fn revive(key: KeyPair, svid: kept::KeptSvid, trust_domain: &TrustDom
 impl NodeIdentity {
     fn new(leaf: Leaf, chain: Vec<Vec<u8>>, key: KeyPair, reattestable: bool, came_at: Timestamp) -> Self {
         // Our serials carry the moment of issue; SPIRE's certificates begin 10 s before it.
-        let issued_at = serial_time(&leaf.serial).unwrap_or(leaf.not_before);
+        let issued_at = leaf.serial_time().unwrap_or(leaf.not_before);
         Self {
             due_at: moments::due_at(came_at, moments::between(issued_at, leaf.not_after), moments::dice()),
             id: leaf.id,

@@ -7,7 +7,7 @@ mod call;
 
 use std::{collections::HashMap, sync::Arc};
 
-use attesta_model::{Entry, KeyAlgorithm};
+use attesta_model::{Entry, KeyAlgorithm, Match};
 use attesta_runtime::{CancellationToken, Clock, Live, Wake};
 use attesta_spiffe::SpiffeId;
 use futures::{StreamExt, future::BoxFuture, future::join_all, stream::FuturesUnordered};
@@ -237,6 +237,11 @@ impl Issuer {
 }
 
 impl Order {
+    /// For what an instance is entitled to and does not hold.
+    pub(crate) fn first(who: Arc<Who>, found: Match, want: Want, correlation: String) -> Self {
+        Self { who, entry: found.entry, id: found.id, want, correlation, instead_of: None }
+    }
+
     pub(crate) fn key(&self) -> OrderKey {
         (HoldingKey::of(&self.who, &self.entry, &self.id), self.want.clone())
     }

@@ -2,6 +2,8 @@
 //!
 //! Private halves leave only as PKCS#8 that is wiped when dropped. Must not know what a key is for.
 
+use std::str::FromStr;
+
 use attesta_model::KeyAlgorithm;
 use attesta_spiffe::SpiffeId;
 use aws_lc_rs::{
@@ -14,22 +16,21 @@ use aws_lc_rs::{
     },
 };
 use const_oid::db::{
-    rfc4519::{COUNTRY_NAME, ORGANIZATION_NAME},
     rfc5280::ID_CE_SUBJECT_ALT_NAME,
     rfc5912::{ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, SHA_256_WITH_RSA_ENCRYPTION},
 };
 use der::{
     Any, Decode, Encode,
-    asn1::{BitString, Ia5String, Null, OctetString, PrintableStringRef, SetOfVec},
+    asn1::{BitString, Ia5String, Null, OctetString, SetOfVec},
 };
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::{
-    attr::{Attribute, AttributeTypeAndValue},
+    attr::Attribute,
     ext::{
         Extension,
         pkix::{SubjectAltName, name::GeneralName},
     },
-    name::{Name, RdnSequence, RelativeDistinguishedName},
+    name::Name,
     request::{CertReq, CertReqInfo, ExtensionReq, Version},
 };
 use zeroize::Zeroizing;
@@ -94,10 +95,11 @@ impl KeyPair {
     }
 
     fn of(pair: Pair, pkcs8: Pkcs8) -> Result<Self, KeyError> {
-        let spki = match &pair {
-            Pair::P256(p) | Pair::P384(p) => spki(p.public_key())?,
-            Pair::Rsa(p) => spki(p.public_key())?,
+        let der: Result<PublicKeyX509Der<'_>, _> = match &pair {
+            Pair::P256(p) | Pair::P384(p) => p.public_key().as_der(),
+            Pair::Rsa(p) => p.public_key().as_der(),
         };
+        let spki = der.map(|d| d.as_ref().to_vec()).map_err(|_| KeyError::Malformed)?;
         Ok(Self { pair, pkcs8, spki })
     }
 
@@ -141,11 +143,6 @@ impl KeyPair {
     }
 
     fn request(&self, id: Option<&SpiffeId>) -> der::Result<CertReqInfo> {
-        let mut names = Vec::with_capacity(2);
-        for (oid, value) in [(COUNTRY_NAME, "US"), (ORGANIZATION_NAME, "SPIRE")] {
-            let value = Any::encode_from(&PrintableStringRef::new(value)?)?;
-            names.push(RelativeDistinguishedName::from(SetOfVec::try_from([AttributeTypeAndValue { oid, value }])?));
-        }
         let mut attributes = SetOfVec::new();
         if let Some(id) = id {
             let san = SubjectAltName(vec![GeneralName::UniformResourceIdentifier(Ia5String::new(id.as_str())?)]);
@@ -158,19 +155,14 @@ impl KeyPair {
         }
         Ok(CertReqInfo {
             version: Version::V1,
-            subject: Name::hazmat_from_rdn_sequence(RdnSequence::from(names)),
+            // RFC 4514 writes the last part first.
+            subject: Name::from_str("O=SPIRE,C=US")?,
             public_key: SubjectPublicKeyInfoOwned::from_der(&self.spki)?,
             attributes,
         })
     }
 }
 
-fn spki<'a, K>(public: &'a K) -> Result<Vec<u8>, KeyError>
-where
-    K: AsDer<PublicKeyX509Der<'a>>,
-{
-    public.as_der().map(|d| d.as_ref().to_vec()).map_err(|_| KeyError::Malformed)
-}
 
 #[cfg(test)]
 mod tests {
@@ -185,12 +177,17 @@ mod tests {
             assert_eq!(pair.spki(), again.spki());
             for id in [None, Some(&id)] {
                 let csr = again.csr(id).unwrap();
-                // The other implementation checks the signature and reads the name.
-                let read = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into());
-                match read {
-                    Ok(read) => assert_eq!(read.params.subject_alt_names.len(), usize::from(id.is_some())),
-                    Err(e) => panic!("{algorithm:?}: {e}"),
-                }
+                let read = CertReq::from_der(&csr).unwrap();
+                assert_eq!(read.info.attributes.len(), usize::from(id.is_some()));
+                assert_eq!(read.info.subject.to_string(), "O=SPIRE,C=US");
+                let bits = read.info.public_key.subject_public_key.as_bytes().unwrap();
+                let verification: &dyn aws_lc_rs::signature::VerificationAlgorithm = match algorithm {
+                    KeyAlgorithm::EcP256 => &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
+                    KeyAlgorithm::EcP384 => &aws_lc_rs::signature::ECDSA_P384_SHA384_ASN1,
+                    KeyAlgorithm::Rsa2048 => &aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256,
+                };
+                let signed = read.info.to_der().unwrap();
+                verification.verify_sig(bits, &signed, read.signature.as_bytes().unwrap()).unwrap();
             }
         }
         assert!(KeyPair::from_pkcs8(Zeroizing::new(vec![0x30, 0])).is_err());

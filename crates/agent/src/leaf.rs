@@ -2,14 +2,22 @@
 //!
 //! Must not know whether it is trusted: that is asked of the bundle where it matters.
 
+use std::time::Duration;
+
+use attesta_model::request::serial_time;
 use attesta_spiffe::{SpiffeId, X509Error, leaf_id};
 use der::{Decode, Encode};
 use jiff::Timestamp;
 use x509_cert::{Certificate, ext::pkix::AuthorityKeyIdentifier, time::Time};
 
+use crate::moments;
+
+/// How long before it is issued a certificate may begin (SPIRE's begin 10 s before).
+const BACKDATED: Duration = Duration::from_secs(120);
+
 /// Why a certificate is not what was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum LeafError {
+pub(crate) enum LeafError {
     /// Nothing came.
     #[error("the server sent no certificate")]
     Empty,
@@ -69,6 +77,12 @@ impl Leaf {
             return Err(LeafError::Key);
         }
         Ok(leaf)
+    }
+
+    /// When it was issued, where its serial says so: ours begin with that moment, others are random.
+    pub(crate) fn serial_time(&self) -> Option<Timestamp> {
+        let told = serial_time(&self.serial)?;
+        (self.not_before <= told && told <= moments::after(self.not_before, BACKDATED)).then_some(told)
     }
 
     /// That it is this id's.

@@ -201,7 +201,7 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..2 {
             clients.push(UnixStream::connect(&path).await.unwrap());
-            let Some(Ok(connection)) = incoming.next().await;
+            let Ok(connection) = incoming.next().await.unwrap();
             assert_eq!(connection.connect_info().peer().unwrap().pid(), std::process::id());
             open.push(connection);
         }

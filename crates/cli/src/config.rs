@@ -13,7 +13,6 @@ pub(crate) mod value;
 mod tests;
 
 use std::{
-    io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -27,7 +26,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::{
     args::{Global, Output},
-    failure::{Exit, Failure},
+    output::{Failure, raw},
 };
 pub(crate) use keys::Role;
 pub(crate) use read::{Given, Values};
@@ -92,7 +91,7 @@ pub(crate) fn command(command: &ConfigCommand, global: &Global) -> anyhow::Resul
             }
         }
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    raw(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -215,7 +214,7 @@ impl AgentConfig {
 /// A file of the configuration's, or named by it, read whole.
 pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
-    let fail = |why: String| Failure::new(Exit::Usage, format!("{}: {why}", path.display()));
+    let fail = |why: String| Failure::usage(format!("{}: {why}", path.display()));
     let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;

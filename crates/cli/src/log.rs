@@ -6,7 +6,7 @@ use std::io::{IsTerminal, stderr};
 use clap::Args;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::failure::{Exit, Failure};
+use crate::output::Failure;
 
 /// The flags.
 #[derive(Args, Clone, Debug)]
@@ -24,7 +24,7 @@ impl Log {
     pub(crate) fn start(&self, quiet: &str) -> Result<(), Failure> {
         let wanted = self.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(quiet);
         let filter = EnvFilter::builder().parse(wanted).map_err(|e| {
-            Failure::new(Exit::Usage, format!("--log-level {wanted:?}: {e}"))
+            Failure::usage(format!("--log-level {wanted:?}: {e}"))
                 .with_hint("one of error, warn, info, debug, trace, or directives such as info,attesta_agent=debug")
         })?;
         let log = fmt().with_env_filter(filter).with_writer(stderr);
@@ -33,6 +33,6 @@ impl Log {
         } else {
             log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
         };
-        started.map_err(|e| Failure::new(Exit::Failed, format!("the log could not be started: {e}")))
+        started.map_err(|e| Failure::failed(format!("the log could not be started: {e}")))
     }
 }

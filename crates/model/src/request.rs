@@ -82,6 +82,13 @@ impl CredentialId {
         Self(hex::encode(serial))
     }
 
+    /// A serial as records write it: 32 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn parse_serial(text: &str) -> Option<Self> {
+        let hex = |c: char| c.is_ascii_digit() || matches!(c, 'a'..='f');
+        (text.len() == 32 && text.chars().all(hex)).then(|| Self(text.to_owned()))
+    }
+
     /// A token's id.
     #[must_use]
     pub fn from_uuid(id: uuid::Uuid) -> Self {
@@ -191,12 +198,13 @@ pub enum Action {
     AuthorityActivate,
     AuthorityRetire,
     ServerSvid,
+    Forget,
     Read,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AttestNode,
         Self::RenewNode,
         Self::IssueX509,
@@ -212,6 +220,7 @@ impl Action {
         Self::AuthorityActivate,
         Self::AuthorityRetire,
         Self::ServerSvid,
+        Self::Forget,
         Self::Read,
     ];
 
@@ -234,6 +243,7 @@ impl Action {
             Self::AuthorityActivate => "authority_activate",
             Self::AuthorityRetire => "authority_retire",
             Self::ServerSvid => "server_svid",
+            Self::Forget => "forget",
             Self::Read => "read",
         }
     }

@@ -98,6 +98,7 @@ pub(crate) fn acted_on(action: Action) -> Kind {
         Action::AuthorityPrepare
         | Action::AuthorityActivate
         | Action::AuthorityRetire
+        | Action::Forget
         | Action::ServerSvid => Kind::Server,
     }
 }
@@ -208,6 +209,7 @@ impl<'a> Input<'a> {
                 Action::AuthorityPrepare
                 | Action::AuthorityActivate
                 | Action::AuthorityRetire
+                | Action::Forget
                 | Action::ServerSvid,
             ) if !matches!(want, Want::Jwt { .. }) => {
                 let name = id.map_or("", |i| i.as_str());

@@ -473,6 +473,7 @@ fn context_lacking(action: Action, context: &Bag<'_>) -> Attrs {
         Action::AuthorityPrepare
         | Action::AuthorityActivate
         | Action::AuthorityRetire
+        | Action::Forget
         | Action::ServerSvid => &[Attr::NowS, Attr::TtlS, Attr::DnsNames],
         _ => &[Attr::NowS],
     };

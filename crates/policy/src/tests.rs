@@ -195,6 +195,7 @@ pub(crate) fn about(world: &World, action: Action) -> About<'_> {
         Action::AuthorityPrepare
         | Action::AuthorityActivate
         | Action::AuthorityRetire
+        | Action::Forget
         | Action::ServerSvid => About::System {
             id: Some(&world.id),
             want: x509(),
@@ -239,6 +240,7 @@ fn each_role_may_do_what_the_default_says_and_nothing_else() {
             A::AuthorityPrepare,
             A::AuthorityActivate,
             A::AuthorityRetire,
+            A::Forget,
             A::ServerSvid,
         ],
         &[A::AttestNode],

@@ -8,10 +8,15 @@ use attesta_model::{Action, Actor, Code, CorrelationId, DecisionId, Denial, KeyA
 use attesta_policy::{About, Permit, Policies, Question};
 use attesta_runtime::{Clock, Live, Writer};
 use attesta_spiffe::{SpiffeId, TrustDomain, bundle::Bundle};
-use attesta_store::{Ledger, Receipt};
+use attesta_store::{Failpoints, Ledger, Receipt, Retention};
 use jiff::Timestamp;
 
 use crate::{refusals::Refusals, seen::NodesSeen, timeguard::TimeGuard, wakes::Wakes};
+
+/// A crash test's place: signed, and nobody was answered yet.
+pub(crate) const AFTER_SIGN: &str = "after_sign";
+/// A crash test's place: the answer stands, and nothing of it was sent.
+pub(crate) const BEFORE_SEND: &str = "before_send";
 
 /// See the module. One per server, shared by its doors and tasks.
 pub(crate) struct Core {
@@ -23,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) ring: Writer<Ring>,
     pub(crate) bundle: Writer<Bundle>,
     pub(crate) lifetimes: Lifetimes,
+    pub(crate) retention: Retention,
+    pub(crate) failpoints: Failpoints,
     pub(crate) wanted_keys: Vec<(KeyKind, KeyAlgorithm)>,
     pub(crate) agent_ttl: Duration,
     pub(crate) attestors: Verifiers,

@@ -4,6 +4,7 @@ pub(crate) mod attest;
 pub(crate) mod authorities;
 pub(crate) mod ended;
 pub(crate) mod entries;
+pub(crate) mod forget;
 pub(crate) mod issue;
 pub(crate) mod nodes;
 pub(crate) mod renew;

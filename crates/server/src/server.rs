@@ -31,7 +31,7 @@ use tonic::transport::server::Router;
 use crate::{
     core::Core,
     door,
-    flow::{authorities, server_svid},
+    flow::{authorities, forget, server_svid},
     guard::Guard,
     listen::{self, Connection},
     refusals::Refusals,
@@ -129,8 +129,26 @@ impl Server {
                 wakes.commit(snapshot, touched);
             })
         };
-        let options = LedgerOptions { queue: 8192, deadline: Duration::from_secs(10), on_commit, failpoints, new_id: draw::bytes()? };
+        let options = LedgerOptions { queue: 8192, deadline: Duration::from_secs(10), on_commit, failpoints: failpoints.clone(), new_id: draw::bytes()? };
         let Opened { ledger, newest_record, .. } = Ledger::open(backend, records, &settings.trust_domain, clock.clone(), options)?;
+        let built = Self::over(ledger.clone(), newest_record, settings, wakes, &bundles, failpoints, clock).await;
+        if built.is_err() {
+            // What was opened is closed: the next start finds no lock held.
+            ledger.close().await;
+        }
+        built
+    }
+
+    /// Everything above an open ledger.
+    async fn over(
+        ledger: Ledger,
+        newest_record: Option<Timestamp>,
+        settings: ServerSettings,
+        wakes: Arc<Wakes>,
+        bundles: &OnceLock<Arc<Publish>>,
+        failpoints: Failpoints,
+        clock: Clock,
+    ) -> Result<(Self, Started), ServerError> {
         let keys: Arc<dyn Keys> = Arc::new(SealedKeys::new(settings.kek));
         let snapshot = ledger.snapshot();
         let hint = refresh_hint(&settings.lifetimes);
@@ -157,6 +175,8 @@ impl Server {
             ring,
             bundle,
             lifetimes: settings.lifetimes,
+            retention: settings.retention,
+            failpoints,
             wanted_keys,
             agent_ttl: settings.agent_ttl,
             attestors: settings.attestors,
@@ -170,6 +190,7 @@ impl Server {
         if bundles.set(publish).is_err() {
             tracing::debug!("the bundle's publisher was set before");
         }
+        forget::recall(&core).await?;
         authorities::turn(&core).await?;
         let svid = server_svid::issue(&core).await?;
         let (identity, _) = live(svid.identity);
@@ -200,6 +221,7 @@ impl Server {
             serve(tasks, "serve-admin", router, listen::unix(tasks, listener));
         }
         tasks.every(door::health::Health { core: Arc::clone(&self.core), reporter }, None);
+        tasks.every(Forget { core: Arc::clone(&self.core) }, None);
         tasks.every(Authorities { core: Arc::clone(&self.core) }, None);
         tasks.every(ServerSvid { core: self.core, identity: self.identity, due: self.due }, None);
         drop(guard);
@@ -289,6 +311,25 @@ impl Task for Authorities {
         }
         tracing::info!(did = did.join("; "), "authorities turned over");
         Ok(Outcome::Did(did.join("; ")))
+    }
+}
+
+struct Forget {
+    core: Arc<Core>,
+}
+
+impl Task for Forget {
+    const NAME: &'static str = "forget";
+    const EVERY: Duration = Duration::from_secs(600);
+
+    async fn tick(&mut self, _: Timestamp) -> Result<Outcome, TaskError> {
+        match forget::tick(&self.core).await? {
+            None => Ok(Outcome::Idle),
+            Some(what) => {
+                tracing::info!(what, "forgotten");
+                Ok(Outcome::Did(what))
+            }
+        }
     }
 }
 

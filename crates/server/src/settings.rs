@@ -7,6 +7,7 @@ use attesta_authority::{Kek, Lifetimes, ring::Limits};
 use attesta_model::KeyAlgorithm;
 use attesta_policy::Policies;
 use attesta_spiffe::{SpiffeId, TrustDomain};
+use attesta_store::Retention;
 
 /// Everything a server needs to know before it is built.
 pub struct ServerSettings {
@@ -34,6 +35,8 @@ pub struct ServerSettings {
     pub attestors: Verifiers,
     /// SPIFFE IDs that administer, beside those of entries.
     pub admin_ids: Vec<SpiffeId>,
+    /// How long records are kept; what goes is itself a record.
+    pub retention: Retention,
     /// Most connections at once on the TCP listener, of which each may hold a push stream.
     pub connections: usize,
 }

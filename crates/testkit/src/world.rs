@@ -10,7 +10,7 @@ use attesta_policy::Policies;
 use attesta_runtime::{Clock, ClockHand, Readiness, ReadyGuards, Tasks, readiness};
 use attesta_server::{AdminSocket, Server, ServerSettings, Started};
 use attesta_spiffe::{SpiffeId, TrustDomain};
-use attesta_store::{Backend, Failpoints, Memory, OpenRecords};
+use attesta_store::{Backend, Failpoints, Memory, OpenRecords, Retention};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
@@ -121,6 +121,7 @@ impl World {
             policies: Policies::parse(&texts)?,
             attestors: Verifiers::new(attestors)?,
             admin_ids: options.admin_ids,
+            retention: Retention { age: None, bytes: None, revisions: Some(10_000) },
             connections: 100,
         };
         let (server, started) = Server::build(settings, backend, records, options.failpoints, clock.clone()).await.context("the server")?;

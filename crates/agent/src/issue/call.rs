@@ -197,7 +197,7 @@ fn read_one(keyed: Keyed, outcome: Outcome, now: Timestamp) -> Answer {
     match (outcome.credential, key) {
         (Some(Credential::X509(svid)), Some((key, _))) => {
             let leaf = Leaf::read(&svid.cert_chain, key.spki()).and_then(|leaf| leaf.expect(&order.id)).map_err(|e| odd(&e.to_string()))?;
-            let issued_at = attesta_model::request::serial_time(&leaf.serial).or_else(|| second(outcome.issued_at)).unwrap_or(leaf.not_before);
+            let issued_at = leaf.serial_time().or_else(|| second(outcome.issued_at)).unwrap_or(leaf.not_before);
             let held = Held::new(order.holder(), order.entry.revision(), &svid.cert_chain, key.into_pkcs8(), leaf, issued_at, now);
             Ok(Granted::X509(Arc::new(held)))
         }

@@ -14,7 +14,11 @@ use tonic::{
 use tower::service_fn;
 
 use super::endpoint::Endpoint;
-use crate::{args::Global, output::Failure};
+use crate::{
+    args::Global,
+    failure::Failure,
+    output::{because, failed, shown, unreachable, usage},
+};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,7 +44,7 @@ pub(super) async fn workload(endpoint: &Endpoint) -> Result<Channel, Failure> {
     match endpoint {
         Endpoint::Unix(path) => unix(path, WORKLOAD_HINT).await,
         Endpoint::Tcp(address) => {
-            let target = Target::from_shared(format!("http://{address}")).map_err(|e| Failure::usage(e.to_string()))?;
+            let target = Target::from_shared(format!("http://{address}")).map_err(|e| usage(e.to_string()))?;
             reached(target.connect(), &format!("tcp://{address}"), WORKLOAD_HINT).await
         }
     }
@@ -63,17 +67,16 @@ async fn reached(
     at: &str,
     hint: &str,
 ) -> Result<Channel, Failure> {
-    let unreachable = Failure::unreachable(format!("no answer at {at}"));
+    let nobody = unreachable(format!("no answer at {at}"));
     match Clock::system().timeout(CONNECT, connecting).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(match io_cause(&error) {
-            Some(e) if e.kind() == io::ErrorKind::PermissionDenied => unreachable
-                .with_cause(e)
+            Some(e) if e.kind() == io::ErrorKind::PermissionDenied => because(nobody, e)
                 .with_hint("the socket is for its owner and group; run this as one of them (or with sudo)"),
-            Some(e) => unreachable.with_cause(e).with_hint(hint),
-            None => unreachable.with_cause(error).with_hint(hint),
+            Some(e) => because(nobody, e).with_hint(hint),
+            None => because(nobody, error).with_hint(hint),
         }),
-        Err(_) => Err(unreachable.with_cause(format!("no connection within {} s", CONNECT.as_secs())).with_hint(hint)),
+        Err(_) => Err(because(nobody, format!("no connection within {} s", CONNECT.as_secs())).with_hint(hint)),
     }
 }
 
@@ -86,7 +89,7 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<Response<T>, Sta
     match Clock::system().timeout(CALL, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refused(&status)),
-        Err(_) => Err(Failure::unreachable(format!("no answer within {} s", CALL.as_secs()))),
+        Err(_) => Err(unreachable(format!("no answer within {} s", CALL.as_secs()))),
     }
 }
 
@@ -98,11 +101,21 @@ pub(super) fn is_broken(status: &Status) -> bool {
 /// What a refusal means.
 pub(super) fn refused(status: &Status) -> Failure {
     if is_broken(status) {
-        return Failure::unreachable("the connection broke").with_cause(status.message());
+        return because(unreachable("the connection broke"), status.message());
     }
-    let decision = status.metadata().get(DECISION).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let message = if status.message().is_empty() { word(status.code()) } else { status.message() };
-    Failure::failed(message).with_code(word(status.code())).with_decision(decision)
+    let failure = failed(match status.message() {
+        "" => word(status.code()).to_owned(),
+        message => format!("{message} ({})", word(status.code())),
+    });
+    match decision(status) {
+        Some(decision) => failure.with_hint(format!("an administrator finds it with: attesta audit show {decision}")),
+        None => failure,
+    }
+}
+
+/// Under which id the refusal was written down.
+pub(super) fn decision(status: &Status) -> Option<String> {
+    status.metadata().get(DECISION).and_then(|v| v.to_str().ok()).map(shown)
 }
 
 /// A gRPC code's own word.
@@ -138,18 +151,19 @@ mod tests {
         let mut status = Status::permission_denied("no identity issued");
         status.metadata_mut().insert(DECISION, "0101".parse().unwrap());
         let failure = refused(&status);
-        assert_eq!((failure.exit(), failure.to_string().as_str()), (Exit::Failed, "no identity issued"));
-        assert!(format!("{failure:?}").contains("0101"));
+        assert_eq!(failure.to_string(), "no identity issued (PermissionDenied)");
+        assert!(format!("{failure:?}").contains("attesta audit show 0101"));
         let broken = Status::from_error(Box::new(io::Error::other("reset")));
         assert!(is_broken(&broken));
-        assert_eq!(refused(&broken).exit(), Exit::Unreachable);
+        assert!(format!("{:?}", refused(&broken)).contains("Unreachable"));
     }
 
     #[tokio::test]
     async fn nobody_there_names_the_path_and_the_hint() {
         let failure = unix(Path::new("/nonexistent/admin.sock"), ADMIN_HINT).await.unwrap_err();
-        assert_eq!(failure.exit(), Exit::Unreachable);
         let shown = format!("{failure:?}");
-        assert!(shown.contains("/nonexistent/admin.sock") && shown.contains("No such file") && shown.contains(ADMIN_HINT), "{shown}");
+        for part in ["Unreachable", "/nonexistent/admin.sock", "No such file", ADMIN_HINT] {
+            assert!(shown.contains(part), "{shown}");
+        }
     }
 }

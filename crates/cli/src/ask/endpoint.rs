@@ -12,7 +12,8 @@ use std::{
 
 use crate::{
     args::Global,
-    output::Failure,
+    failure::Failure,
+    output::{because, usage},
 };
 
 /// Where a Workload API is.
@@ -74,8 +75,7 @@ impl Endpoint {
         match global.workload_api.as_deref().filter(|a| !a.is_empty()) {
             None => Ok(Self::Unix(global.workload_socket())),
             Some(address) => Self::parse(address).map_err(|e| {
-                Failure::usage(format!("{address:?} is no address of a Workload API"))
-                    .with_cause(e)
+                because(usage(format!("{address:?} is no address of a Workload API")), e)
                     .with_hint("it comes from --workload-api or SPIFFE_ENDPOINT_SOCKET")
             }),
         }

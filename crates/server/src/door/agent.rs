@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{refusal, stranger, subject_key, x509_to_wire};
 use crate::{
     caller::Caller,
-    core::Core,
+    core::{BEFORE_SEND, Core},
     flow::{attest, nodes, renew},
     guard,
 };
@@ -219,6 +219,7 @@ impl Conversation {
                 let key = self.key.take().ok_or_else(|| Status::internal("no key"))?;
                 let admitting = attest::admit(&self.core, attestor, proven, key, self.caller.actor());
                 let admitted = admitting.await.map_err(|d| stranger(&d))?;
+                self.core.failpoints.hit(BEFORE_SEND);
                 tracing::info!(node = %admitted.id, attestor, "node attested");
                 let result = attest_agent_response::Result { svid: Some(x509_to_wire(admitted.svid, String::new())), reattestable: admitted.can_reattest };
                 Ok(api::AttestAgentResponse { step: Some(attest_agent_response::Step::Result(result)) })

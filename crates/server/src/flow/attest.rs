@@ -11,7 +11,7 @@ use attesta_policy::{About, Want};
 use attesta_spiffe::SpiffeId;
 use attesta_store::{Used, once_key};
 
-use crate::core::Core;
+use crate::core::{AFTER_SIGN, Core};
 
 /// How long the same evidence with the same key is answered again: a crash between record and answer locks nobody out.
 const RETRY: Duration = Duration::from_secs(300);
@@ -42,6 +42,7 @@ pub(crate) async fn admit(core: &Arc<Core>, attestor: &'static str, proven: Prov
     let receipt = committed.receipts.into_iter().next().ok_or_else(|| Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt"))?;
     match core.ring.load().sign(prepared, receipt).await? {
         Credential::X509(svid) => {
+            core.failpoints.hit(AFTER_SIGN);
             core.seen.certificate(&id, svid.credential.clone(), svid.expires_at);
             Ok(Admitted { id, svid, can_reattest })
         }

@@ -11,7 +11,7 @@ use attesta_model::{
 use attesta_policy::{About, Want};
 use attesta_store::Receipt;
 
-use crate::core::Core;
+use crate::core::{AFTER_SIGN, Core};
 
 /// One thing asked for.
 #[derive(Debug)]
@@ -88,6 +88,7 @@ pub(crate) async fn issue(core: &Core, node: &Arc<Node>, serial: &str, asks: Vec
             },
         });
     }
+    core.failpoints.hit(AFTER_SIGN);
     Ok(Issued { outcomes, missed })
 }
 

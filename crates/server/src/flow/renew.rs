@@ -6,7 +6,10 @@ use attesta_authority::{Credential, IssuedX509, SubjectKey};
 use attesta_model::{Action, Attested, Code, Denial, Instance, Node, Parent, Reason, Record};
 use attesta_policy::{About, Want};
 
-use crate::{caller::Caller, core::Core};
+use crate::{
+    caller::Caller,
+    core::{AFTER_SIGN, Core},
+};
 
 /// A new certificate for a node whose present one stands.
 pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &SubjectKey) -> Result<IssuedX509, Denial> {
@@ -41,6 +44,7 @@ pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &
     let receipt = core.receipt(prepared.describe(complete(record))).await?;
     match ring.sign(prepared, receipt).await? {
         Credential::X509(svid) => {
+            core.failpoints.hit(AFTER_SIGN);
             core.seen.certificate(&node.id, svid.credential.clone(), svid.expires_at);
             Ok(svid)
         }
