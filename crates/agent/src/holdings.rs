@@ -84,11 +84,16 @@ pub(crate) struct HoldingKey {
 impl HoldingKey {
     /// Where what an entry gives an instance is held: by the node as a whole where the entry says so.
     pub(crate) fn of(who: &Who, entry: &Entry, id: &SpiffeId) -> Self {
-        let (instance, digest) = match entry.sharing() {
-            Sharing::Instance => (who.attested.instance.clone(), who.digest),
-            Sharing::Node => (Instance::Node, Who::node().digest),
-        };
-        Self { instance, place: Place { digest, entry: entry.id().clone(), id: id.clone() } }
+        match entry.sharing() {
+            Sharing::Instance => Self::own(who, entry, id),
+            Sharing::Node => Self::own(&Who::node(), entry, id),
+        }
+    }
+
+    /// Where an instance holds something for itself alone, whatever the entry shares: tokens are never shared.
+    pub(crate) fn own(who: &Who, entry: &Entry, id: &SpiffeId) -> Self {
+        let place = Place { digest: who.digest, entry: entry.id().clone(), id: id.clone() };
+        Self { instance: who.attested.instance.clone(), place }
     }
 }
 

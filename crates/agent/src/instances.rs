@@ -24,8 +24,8 @@ use crate::{holdings::Book, jwt::Tokens, link::Link, moments::Backoff};
 
 /// Most instances that may begin to be watched at the same moment.
 const QUEUE: usize = 1024;
-/// Most endings in one call.
-const BATCH: usize = 500;
+/// Most endings in one call (the server's bound).
+const BATCH: usize = 200;
 /// How often a process is looked at that cannot be waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -184,7 +184,8 @@ impl Instances {
         let first = batch.first().map(|ended| (ended.at, ended.instance.clone()));
         let mut queue = self.endings();
         if queue.front().map(|ended| (ended.at, ended.instance.clone())) == first {
-            queue.drain(..batch.len());
+            let delivered = batch.len().min(queue.len());
+            queue.drain(..delivered);
         }
         true
     }

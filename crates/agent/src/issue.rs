@@ -7,7 +7,7 @@ mod call;
 
 use std::{collections::HashMap, sync::Arc};
 
-use attesta_model::{Entry, KeyAlgorithm, Match};
+use attesta_model::{Entry, KeyAlgorithm, Match, Sharing};
 use attesta_runtime::{CancellationToken, Clock, Live, Wake};
 use attesta_spiffe::SpiffeId;
 use futures::{StreamExt, future::BoxFuture, future::join_all, stream::FuturesUnordered};
@@ -243,6 +243,15 @@ impl Order {
     }
 
     pub(crate) fn key(&self) -> OrderKey {
-        (HoldingKey::of(&self.who, &self.entry, &self.id), self.want.clone())
+        let holding = match self.want {
+            Want::X509 => HoldingKey::of(&self.who, &self.entry, &self.id),
+            Want::Jwt(_) => HoldingKey::own(&self.who, &self.entry, &self.id),
+        };
+        (holding, self.want.clone())
+    }
+
+    /// Whether the node as a whole will hold it: then there are no facts by which to ask, only the entry.
+    fn is_shared(&self) -> bool {
+        self.want == Want::X509 && self.entry.sharing() == Sharing::Node
     }
 }

@@ -1,5 +1,7 @@
 //! What this room's tests share: an authority made of rcgen, and a server's certificate from it.
 
+pub(crate) mod fake_server;
+
 use attesta_spiffe::{Bundle, X509Authority};
 use attesta_tls::{CertificateDer, Identity};
 use der::Decode;

@@ -1,46 +1,156 @@
-//! How commands answer: results on stdout, what is beside them on stderr, and text from outside made safe.
+//! How commands answer: results on stdout, errors on stderr, and the exit code. Text from outside is made safe here.
 //!
-//! Must not know any command, nor what a server is.
+//! Must not know any command, nor what a server is. The exit codes are part of the interface: 0 all is well, 1 refused
+//! or failed, 2 wrong use or configuration, 3 nobody there to ask.
 
 use std::{
+    error::Error,
     fmt,
     io::{self, Write},
     path::Path,
+    process::ExitCode,
     time::Duration,
 };
 
 use attesta_model::text;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::failure::{Exit, Failure};
+use crate::args::Output;
 
 /// Longest line that text from outside may make on a terminal, in bytes.
 const LINE: usize = 4096;
 
-/// What was asked was refused, or did not work. Words from outside are made safe here, as in the others.
-pub(crate) fn failed(message: impl AsRef<str>) -> Failure {
-    Failure::new(Exit::Failed, shown(message.as_ref()))
+/// How a command failed, as its exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Refused, or an item of a batch was.
+    Failed = 1,
+    /// The command line or the configuration is wrong: the same call fails again.
+    Usage = 2,
+    /// There is no server or agent to ask.
+    Unreachable = 3,
 }
 
-/// The command line, or a file it names, is wrong.
-pub(crate) fn usage(message: impl AsRef<str>) -> Failure {
-    Failure::new(Exit::Usage, shown(message.as_ref()))
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
 }
 
-/// Nobody answers.
-pub(crate) fn unreachable(message: impl AsRef<str>) -> Failure {
-    Failure::new(Exit::Unreachable, shown(message.as_ref()))
+/// A failure that knows its exit code and the way out. Any other error counts as [`Exit::Failed`].
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+    cause: Option<String>,
+    hint: Option<String>,
+    code: Option<&'static str>,
+    decision: Option<String>,
 }
 
-/// A file that cannot be read or written.
-pub(crate) fn file(what: &str, path: &Path, error: &io::Error) -> Failure {
-    because(failed(format!("cannot {what} {}", path.display())), error)
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), cause: None, hint: None, code: None, decision: None }
+    }
+
+    /// What was asked was refused, or did not work.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    /// The command line or a file it names is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Nobody answers there.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Exit::Unreachable, message)
+    }
+
+    /// A file that cannot be read or written.
+    pub(crate) fn file(what: &str, path: &Path, error: &io::Error) -> Self {
+        Self::failed(format!("cannot {what} {}", path.display())).with_cause(error)
+    }
+
+    /// Says why.
+    pub(crate) fn with_cause(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Says what to do next.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The word of gRPC's code, for programs.
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// By which the refusal's record is found.
+    pub(crate) fn with_decision(mut self, decision: Option<String>) -> Self {
+        self.decision = decision;
+        self
+    }
 }
 
-/// The failure with its cause.
-pub(crate) fn because(failure: Failure, cause: impl fmt::Display) -> Failure {
-    failure.with_details(vec![shown(&cause.to_string())])
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}
+
+/// Writes an error to stderr and gives the exit code. A reader that closed stdout early is no error worth a word.
+pub(crate) fn report(error: &anyhow::Error, output: Output) -> ExitCode {
+    if error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) {
+        return Exit::Failed.into();
+    }
+    note(rendered(error, output));
+    failure_in(error).map_or(Exit::Failed, |f| f.exit).into()
+}
+
+fn failure_in(error: &anyhow::Error) -> Option<&Failure> {
+    error.chain().find_map(|e| e.downcast_ref())
+}
+
+fn rendered(error: &anyhow::Error, output: Output) -> String {
+    let failure = failure_in(error);
+    let message = shown(&error.to_string());
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().skip(1).map(ToString::to_string).chain(failure.and_then(|f| f.cause.clone())) {
+        let cause = shown(&cause);
+        // A transparent error only repeats what stands above it.
+        if !causes.last().unwrap_or(&message).contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    let hint = failure.and_then(|f| f.hint.as_deref()).map(shown);
+    let decision = failure.and_then(|f| f.decision.as_deref()).map(shown);
+    match output {
+        Output::Text => {
+            let mut lines = vec![format!("error: {message}")];
+            lines.extend(causes.iter().map(|c| format!("cause: {c}")));
+            lines.extend(hint.map(|h| format!("hint: {h}")));
+            lines.extend(decision.map(|d| format!("hint: an administrator finds it with: attesta audit show {d}")));
+            lines.join("\n")
+        }
+        Output::Json => json!({
+            "error": message,
+            "code": failure.and_then(|f| f.code),
+            "causes": causes,
+            "hint": hint,
+            "decision_id": decision,
+            "exit_code": failure.map_or(Exit::Failed, |f| f.exit) as u8,
+        })
+        .to_string(),
+    }
 }
 
 /// Writes text to stdout as it is; what came from outside went through [`shown`] before.
@@ -140,9 +250,20 @@ mod tests {
     }
 
     #[test]
-    fn words_from_outside_cannot_break_a_line() {
-        let failure = format!("{:?}", because(failed("no answer at /a\u{1b}[31m"), "gone\nERROR: fake"));
-        assert!(failure.contains("u{1b}[31m") && failure.contains("u{a}ERROR") && !failure.contains('\u{1b}'), "{failure}");
+    fn errors_say_cause_and_hint_and_cannot_break_a_line() {
+        let failure =
+            Failure::unreachable("no answer at /a\u{1b}[31m").with_cause("gone\nERROR: fake").with_hint("is it running?");
+        let error = anyhow::Error::from(failure);
+        let text = rendered(&error, Output::Text);
+        assert_eq!(text, "error: no answer at /a\\u{1b}[31m\ncause: gone\\u{a}ERROR: fake\nhint: is it running?");
+        let value: Value = serde_json::from_str(&rendered(&error, Output::Json)).unwrap();
+        assert_eq!((value["exit_code"].as_u64(), value["hint"].as_str()), (Some(3), Some("is it running?")));
+        let plain = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(rendered(&plain, Output::Text), "error: outer\ncause: inner");
+        let twice = anyhow::anyhow!("a: b").context("a: b");
+        assert_eq!(rendered(&twice, Output::Text), "error: a: b");
+        let refused = Failure::failed("no").with_code("PermissionDenied").with_decision(Some("01".to_owned())).into();
+        assert!(rendered(&refused, Output::Text).ends_with("attesta audit show 01"));
     }
 
     #[test]

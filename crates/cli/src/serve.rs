@@ -3,7 +3,7 @@
 //! `place` is the data directory, `parts` turns configuration into settings, `life` is signals and the end, `greeting`
 //! what is printed once ready, `bundle_file` the bundle on disk. Must not know how servers and agents work inside.
 
-mod bundle_file;
+pub(crate) mod bundle_file;
 mod greeting;
 mod life;
 mod parts;

@@ -3,8 +3,10 @@
 //!
 //! No room has this one as a dependency of its library.
 
+mod agent;
 mod client;
 mod world;
 
+pub use agent::{AgentWorld, workload};
 pub use client::{NodeClient, csr};
 pub use world::{Options, World};

@@ -119,7 +119,7 @@ impl Reception {
         let now = self.clock.now();
         let known = self.authorized.load();
         let cached = |found: &Match| {
-            let holding = HoldingKey::of(who, &found.entry, &found.id);
+            let holding = HoldingKey::own(who, &found.entry, &found.id);
             self.tokens.find(&TokenKey { holding, audience: audience.clone() }, &known, now)
         };
         let mut tokens: Vec<(Match, Option<Arc<Token>>)> = matches.into_iter().map(|found| (found.clone(), cached(&found))).collect();

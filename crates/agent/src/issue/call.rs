@@ -53,11 +53,26 @@ impl Issuer {
         let Some(session) = self.link.current() else {
             return Err(Refusal::unavailable("this node has no identity yet"));
         };
-        let batch = self.keyed(batch).await?;
-        match self.issue(&session, &batch).await {
+        let numbered = self.keyed(batch).await?.into_iter().enumerate();
+        let (shared, own): (Vec<_>, Vec<_>) = numbered.partition(|(_, keyed)| keyed.order.is_shared());
+        let mut answers = Vec::with_capacity(shared.len() + own.len());
+        if !own.is_empty() {
+            let (places, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
+            answers.extend(places.into_iter().zip(self.ask_by_facts(&session, own).await?));
+        }
+        if !shared.is_empty() {
+            let (places, shared): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
+            answers.extend(places.into_iter().zip(self.ask_by_entry(&session, shared).await?));
+        }
+        answers.sort_by_key(|(place, _)| *place);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    async fn ask_by_facts(&self, session: &Session, batch: Vec<Keyed>) -> Result<Vec<Answer>, Refusal> {
+        match self.issue(session, &batch).await {
             Ok(outcomes) => Ok(self.read(batch, outcomes)),
-            Err(status) if status.code() == Code::Unimplemented => self.ask_spire(&session, batch).await,
-            Err(status) => Err(self.refused(&session, &status)),
+            Err(status) if status.code() == Code::Unimplemented => self.ask_by_entry(session, batch).await,
+            Err(status) => Err(self.refused(session, &status)),
         }
     }
 
@@ -98,7 +113,7 @@ impl Issuer {
         let wanted = batch
             .iter()
             .map(|Keyed { order, key }| {
-                let who = order.holder();
+                let who = &order.who;
                 let what = match (&order.want, key) {
                     (Want::Jwt(audience), _) => Some(What::Jwt(JwtWanted { audience: audience.clone() })),
                     (Want::X509, key) => key.as_ref().map(|(_, csr)| What::Csr(csr.clone())),
@@ -122,7 +137,7 @@ impl Issuer {
     }
 
     /// SPIRE's way: by entry, and one token per call.
-    async fn ask_spire(&self, session: &Session, batch: Vec<Keyed>) -> Result<Vec<Answer>, Refusal> {
+    async fn ask_by_entry(&self, session: &Session, batch: Vec<Keyed>) -> Result<Vec<Answer>, Refusal> {
         let params: Vec<_> = batch
             .iter()
             .filter_map(|Keyed { order, key }| {

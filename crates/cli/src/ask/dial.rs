@@ -16,8 +16,7 @@ use tower::service_fn;
 use super::endpoint::Endpoint;
 use crate::{
     args::Global,
-    failure::Failure,
-    output::{because, failed, shown, unreachable, usage},
+    output::{shown},
 };
 
 /// Longest wait for a connection.
@@ -44,7 +43,7 @@ pub(super) async fn workload(endpoint: &Endpoint) -> Result<Channel, Failure> {
     match endpoint {
         Endpoint::Unix(path) => unix(path, WORKLOAD_HINT).await,
         Endpoint::Tcp(address) => {
-            let target = Target::from_shared(format!("http://{address}")).map_err(|e| usage(e.to_string()))?;
+            let target = Target::from_shared(format!("http://{address}")).map_err(|e| Failure::usage(e.to_string()))?;
             reached(target.connect(), &format!("tcp://{address}"), WORKLOAD_HINT).await
         }
     }
@@ -67,16 +66,16 @@ async fn reached(
     at: &str,
     hint: &str,
 ) -> Result<Channel, Failure> {
-    let nobody = unreachable(format!("no answer at {at}"));
+    let nobody = Failure::unreachable(format!("no answer at {at}"));
     match Clock::system().timeout(CONNECT, connecting).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(match io_cause(&error) {
-            Some(e) if e.kind() == io::ErrorKind::PermissionDenied => because(nobody, e)
+            Some(e) if e.kind() == io::ErrorKind::PermissionDenied => nobody.with_cause(e)
                 .with_hint("the socket is for its owner and group; run this as one of them (or with sudo)"),
-            Some(e) => because(nobody, e).with_hint(hint),
-            None => because(nobody, error).with_hint(hint),
+            Some(e) => nobody.with_cause(e).with_hint(hint),
+            None => nobody.with_cause(error).with_hint(hint),
         }),
-        Err(_) => Err(because(nobody, format!("no connection within {} s", CONNECT.as_secs())).with_hint(hint)),
+        Err(_) => Err(nobody.with_cause(format!("no connection within {} s", CONNECT.as_secs())).with_hint(hint)),
     }
 }
 
@@ -89,7 +88,7 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<Response<T>, Sta
     match Clock::system().timeout(CALL, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refused(&status)),
-        Err(_) => Err(unreachable(format!("no answer within {} s", CALL.as_secs()))),
+        Err(_) => Err(Failure::unreachable(format!("no answer within {} s", CALL.as_secs()))),
     }
 }
 
@@ -101,9 +100,9 @@ pub(super) fn is_broken(status: &Status) -> bool {
 /// What a refusal means.
 pub(super) fn refused(status: &Status) -> Failure {
     if is_broken(status) {
-        return because(unreachable("the connection broke"), status.message());
+        return Failure::unreachable("the connection broke").with_cause(status.message());
     }
-    let failure = failed(match status.message() {
+    let failure = Failure::failed(match status.message() {
         "" => word(status.code()).to_owned(),
         message => format!("{message} ({})", word(status.code())),
     });

@@ -12,8 +12,7 @@ use std::{
 
 use crate::{
     args::Global,
-    failure::Failure,
-    output::{because, usage},
+    output::{},
 };
 
 /// Where a Workload API is.
@@ -75,7 +74,7 @@ impl Endpoint {
         match global.workload_api.as_deref().filter(|a| !a.is_empty()) {
             None => Ok(Self::Unix(global.workload_socket())),
             Some(address) => Self::parse(address).map_err(|e| {
-                because(usage(format!("{address:?} is no address of a Workload API")), e)
+                Failure::usage(format!("{address:?} is no address of a Workload API")).with_cause(e)
                     .with_hint("it comes from --workload-api or SPIFFE_ENDPOINT_SOCKET")
             }),
         }

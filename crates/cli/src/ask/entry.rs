@@ -27,8 +27,7 @@ use self::draft::{Draft, Flags};
 use super::dial::{self, MESSAGE, answer};
 use crate::{
     args::{Global, Output},
-    failure::Failure,
-    output::{because, emit, failed, file, note, say, shown, usage},
+    output::{emit, note, say, shown},
 };
 
 /// Most entries of one call; the server takes no more than 1000.
@@ -148,7 +147,7 @@ impl Change {
     fn drafts(self) -> Result<Vec<Draft>, Failure> {
         match self.file {
             None => Ok(vec![self.flags.into()]),
-            Some(path) => draft::many(&read(&path)?).map_err(|e| because(usage(format!("{} holds no entries", path.display())), e)),
+            Some(path) => draft::many(&read(&path)?).map_err(|e| Failure::usage(format!("{} holds no entries", path.display())).with_cause(e)),
         }
     }
 }
@@ -161,9 +160,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     } else {
         std::fs::File::open(path).and_then(|mut f| bounded(&mut f, &mut bytes))
     };
-    done.map_err(|e| file("read", path, &e))?;
+    done.map_err(|e| Failure::file("read", path, &e))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX {
-        return Err(usage(format!("{} is larger than {FILE_MAX} bytes", path.display())));
+        return Err(Failure::usage(format!("{} is larger than {FILE_MAX} bytes", path.display())));
     }
     Ok(bytes)
 }
@@ -202,7 +201,7 @@ async fn update(drafts: Vec<Draft>, channel: Channel, output: Output) -> anyhow:
     for (n, batch) in drafts.chunks(BATCH).enumerate() {
         let ids: Vec<String> = batch.iter().filter_map(|d| d.id().map(str::to_owned)).collect();
         if ids.len() != batch.len() {
-            return Err(usage("an update names its entry: give --entry-id (entry_id in a file)").into());
+            return Err(Failure::usage("an update names its entry: give --entry-id (entry_id in a file)").into());
         }
         let present = listed(&channel, api::ListEntriesRequest { ids, ..Default::default() }).await?;
         let mut changed = Vec::new();
@@ -225,7 +224,7 @@ async fn update(drafts: Vec<Draft>, channel: Channel, output: Output) -> anyhow:
 }
 
 fn place(one: bool, index: usize, error: &str) -> Failure {
-    if one { usage(error) } else { usage(format!("entry {} of the file: {error}", index + 1)) }
+    if one { Failure::usage(error) } else { Failure::usage(format!("entry {} of the file: {error}", index + 1)) }
 }
 
 /// What became of one entry.
@@ -319,7 +318,7 @@ async fn listed(channel: &Channel, request: api::ListEntriesRequest) -> Result<V
 async fn show(which: Which, channel: Channel, output: Output) -> anyhow::Result<ExitCode> {
     let request = api::ListEntriesRequest { ids: vec![which.id.clone()], ..Default::default() };
     let entries = listed(&channel, request).await?;
-    let entry = entries.first().ok_or_else(|| failed(format!("there is no entry {}", which.id)))?;
+    let entry = entries.first().ok_or_else(|| Failure::failed(format!("there is no entry {}", which.id)))?;
     match output {
         Output::Json => emit(&render::json(entry))?,
         Output::Text => say(render::block(entry, Clock::system().now()).to_string().trim_end())?,
@@ -399,9 +398,9 @@ pub(super) async fn local_node(channel: &Channel) -> Result<String, Failure> {
     let mut ids = agents.iter().filter_map(|a| a.id.as_ref()).map(attesta_wire::id::text);
     match (ids.next(), ids.next()) {
         (Some(id), None) => Ok(id),
-        (None, _) => Err(usage("this server has no local node: say whose workloads these are with --parent-id")
+        (None, _) => Err(Failure::usage("this server has no local node: say whose workloads these are with --parent-id")
             .with_hint("attesta agent list shows the nodes")),
-        (Some(_), Some(_)) => Err(usage("this server has more than one local node: say which with --parent-id")
+        (Some(_), Some(_)) => Err(Failure::usage("this server has more than one local node: say which with --parent-id")
             .with_hint("attesta agent list shows the nodes")),
     }
 }

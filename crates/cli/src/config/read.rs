@@ -3,7 +3,6 @@
 //! Must not know what a key is for; what two keys have to agree on is here, though.
 
 use std::{
-    error::Error,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
@@ -58,25 +57,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A line of what is told, above the others.
-#[derive(Debug)]
-struct Line {
-    text: String,
-    below: Box<dyn Error + Send + Sync>,
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl Error for Line {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(self.below.as_ref())
-    }
-}
-
 /// The command that a file's sections are for.
 pub(super) fn role_of(path: &Path) -> Result<Role, Failure> {
     let source = read_text(path)?;
@@ -94,7 +74,7 @@ impl Values {
     ///
     /// # Errors
     /// Everything that is wrong, each with file, line, what is allowed, and the key.
-    pub(crate) fn load(path: Option<&Path>, role: Role, given: Given) -> anyhow::Result<Self> {
+    pub(crate) fn load(path: Option<&Path>, role: Role, given: Given) -> Result<Self, Failure> {
         let (source, name, base) = match path {
             None => (String::new(), String::new(), PathBuf::from(".")),
             Some(path) => {
@@ -114,11 +94,8 @@ impl Values {
                 (Some(_), n) => format!("{name} has {n} mistakes"),
             };
             let hint = "`attesta config reference` has every key; `attesta config check -c FILE` checks a file";
-            // Each mistake is the cause of the one above it: so every one gets its line, however many there are.
-            let last = Failure::usage(details.pop().unwrap_or_default()).with_hint(hint);
-            let below: Box<dyn Error + Send + Sync> = Box::new(last);
-            let below = details.into_iter().rev().fold(below, |below, text| Box::new(Line { text, below }));
-            anyhow::Error::new(Line { text: what, below })
+            let failure = Failure::usage(what).with_hint(hint);
+            details.into_iter().fold(failure, Failure::with_cause)
         })
     }
 

@@ -59,14 +59,14 @@ fn pem(bundle: &Bundle) -> String {
 ///
 /// # Errors
 /// What is wrong with the file, by its name.
-pub(super) fn read(path: &Path, trust_domain: &TrustDomain) -> Result<Bundle, Failure> {
+pub(crate) fn read(path: &Path, trust_domain: &TrustDomain) -> Result<Bundle, Failure> {
     let bytes = read_file(path, BYTES)?;
     parse(&bytes, trust_domain)
         .map_err(|why| Failure::usage(format!("{}: {why}", path.display())).with_hint("`attesta bundle show` on the server writes one"))
 }
 
 /// As [`read`], from bytes.
-pub(crate) fn parse(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
+fn parse(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
     let bundle = if bytes.trim_ascii_start().starts_with(b"{") {
         Bundle::parse(trust_domain, bytes).map_err(|e| e.to_string())?
     } else {

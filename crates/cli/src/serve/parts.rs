@@ -12,7 +12,7 @@ use attesta_authority::{Kek, Lifetimes, ring::Limits};
 use attesta_model::Evidence;
 use attesta_policy::Policies;
 use attesta_server::{AdminSocket, ServerError, ServerSettings};
-use attesta_spiffe::TrustDomain;
+use attesta_spiffe::{Bundle, TrustDomain};
 use zeroize::Zeroizing;
 
 use super::bundle_file;
@@ -115,8 +115,8 @@ impl Kept {
 /// By what the server is believed the first time.
 pub(super) fn bootstrap(config: &AgentConfig, trust_domain: &TrustDomain, kept: &Kept) -> Result<Bootstrap, Failure> {
     match &config.bootstrap_bundle {
-        // The agent's own bundle wins; the file may be gone by then.
-        _ if kept.bundle => Ok(Bootstrap::Insecure),
+        // The agent's own bundle wins, and the file may be gone by then. Should it be gone too, nobody is believed.
+        _ if kept.bundle => Bundle::new(trust_domain.clone(), Vec::new(), Vec::new(), 0, None).map(Bootstrap::Bundle).map_err(|e| Failure::failed(e.to_string())),
         Some(path) => Ok(Bootstrap::Bundle(bundle_file::read(path, trust_domain)?)),
         None if config.insecure_bootstrap => Ok(Bootstrap::Insecure),
         None => Err(Failure::usage("nothing says by what the server is believed the first time")
