@@ -11,7 +11,7 @@ use attesta_wire::{
     WORKLOAD_DESCRIPTOR_SET,
     proto::{
         attesta::agent::v1::agent_admin_server::AgentAdminServer,
-        workload::spiffe_workload_api_server::{SpiffeWorkloadApiServer, SpiffeWorkloadApi},
+        workload::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
     },
 };
 use tonic::{
@@ -106,8 +106,25 @@ impl Agent {
     ///
     /// # Errors
     /// See [`AgentError`]: what has to be changed before an agent can run at all. A server that is away is no error.
-    pub async fn build(settings: AgentSettings, clock: Clock, tasks: &Tasks, ready: &ReadyGuards) -> Result<Self, AgentError> {
-        let AgentSettings { trust_domain, server, bootstrap, data_dir, workload_socket, admin_socket, collect, workloads, sync_interval, workload_key, limits } = settings;
+    pub async fn build(
+        settings: AgentSettings,
+        clock: Clock,
+        tasks: &Tasks,
+        ready: &ReadyGuards,
+    ) -> Result<Self, AgentError> {
+        let AgentSettings {
+            trust_domain,
+            server,
+            bootstrap,
+            data_dir,
+            workload_socket,
+            admin_socket,
+            collect,
+            workloads,
+            sync_interval,
+            workload_key,
+            limits,
+        } = settings;
         let board = Board::new();
         let kept = Kept::open(data_dir)?;
         let found = kept.load(&trust_domain)?;
@@ -117,7 +134,10 @@ impl Agent {
             (None, Bootstrap::Insecure) => return Err(AgentError::Insecure),
         };
         if *bundle.trust_domain() != trust_domain {
-            return Err(AgentError::OtherTrustDomain { found: bundle.trust_domain().to_string(), expected: trust_domain.to_string() });
+            return Err(AgentError::OtherTrustDomain {
+                found: bundle.trust_domain().to_string(),
+                expected: trust_domain.to_string(),
+            });
         }
         let workload = listen(&workload_socket, 0o777, &clock).await?;
         let admin = match &admin_socket {
@@ -125,8 +145,16 @@ impl Agent {
             None => None,
         };
         let standing = Standing::new(bundle, kept.clone(), board.clone());
-        let (link, verdicts) = Link::new(server, &trust_domain, standing.bundle(), board.clone(), clock.clone())?;
-        let current = found.identity.and_then(|(key, svid)| revive(key, svid, &trust_domain, clock.now()));
+        let (link, verdicts) = Link::new(
+            server,
+            &trust_domain,
+            standing.bundle(),
+            board.clone(),
+            clock.clone(),
+        )?;
+        let current = found
+            .identity
+            .and_then(|(key, svid)| revive(key, svid, &trust_domain, clock.now()));
         let identities = Identities {
             trust_domain: trust_domain.clone(),
             collect,
@@ -143,7 +171,12 @@ impl Agent {
         identities.present()?;
         let book = Book::new(limits.holdings);
         let tokens = Tokens::new(limits.jwt_cache);
-        let (instances, begun) = Instances::new(Arc::clone(&book), Arc::clone(&tokens), limits.endings, clock.clone());
+        let (instances, begun) = Instances::new(
+            Arc::clone(&book),
+            Arc::clone(&tokens),
+            limits.endings,
+            clock.clone(),
+        );
         let (desk, orders) = Desk::new();
         let (now, arrived) = (Wake::new(), Wake::new());
         let issuer = Issuer {
@@ -182,15 +215,24 @@ impl Agent {
             stop: tasks.stopping(),
         });
         let (health, serving) = tonic_health::server::health_reporter();
-        health.set_serving::<SpiffeWorkloadApiServer<WorkloadDoor>>().await;
-        let api = SpiffeWorkloadApiServer::new(WorkloadDoor(Arc::clone(&reception))).max_decoding_message_size(MAX_REQUEST);
+        health
+            .set_serving::<SpiffeWorkloadApiServer<WorkloadDoor>>()
+            .await;
+        let api = SpiffeWorkloadApiServer::new(WorkloadDoor(Arc::clone(&reception)))
+            .max_decoding_message_size(MAX_REQUEST);
         let workload_router = server_with_limits()
             .add_service(checked(api))
             .add_service(serving.clone())
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let admin_door = AdminDoor { reception: Arc::clone(&reception), board: board.clone(), hold: hold_pid };
-        let admin_router = server_with_limits().add_service(AgentAdminServer::new(admin_door)).add_service(serving);
+        let admin_door = AdminDoor {
+            reception: Arc::clone(&reception),
+            board: board.clone(),
+            hold: hold_pid,
+        };
+        let admin_router = server_with_limits()
+            .add_service(AgentAdminServer::new(admin_door))
+            .add_service(serving);
         Ok(Self {
             rotate: Rotate::new(standing.live(), book, desk, board.clone(), clock.clone()),
             reception,
@@ -219,36 +261,69 @@ impl Agent {
     pub fn run(self, tasks: &Tasks) {
         tasks.spawn("agent_identity", self.identities.run(tasks.stopping()));
         tasks.spawn("agent_sync", self.sync.run(tasks.stopping()));
-        tasks.spawn("agent_issue", self.issuer.run(self.orders, tasks.stopping()));
-        tasks.spawn("agent_instances", Arc::clone(&self.instances).run(self.begun, tasks.stopping()));
-        tasks.spawn("agent_endings", self.instances.report(self.link, tasks.stopping()));
+        tasks.spawn(
+            "agent_issue",
+            self.issuer.run(self.orders, tasks.stopping()),
+        );
+        tasks.spawn(
+            "agent_instances",
+            Arc::clone(&self.instances).run(self.begun, tasks.stopping()),
+        );
+        tasks.spawn(
+            "agent_endings",
+            self.instances.report(self.link, tasks.stopping()),
+        );
         tasks.every(self.rotate, Some(self.arrived));
-        let uids = Uids::default();
-        for (name, door) in [("workload_door", Some(self.workload)), ("agent_admin_door", self.admin)] {
-            let Some((listening, router)) = door else { continue };
+        for (name, door) in [
+            ("workload_door", Some(self.workload)),
+            ("agent_admin_door", self.admin),
+        ] {
+            let Some((listening, router)) = door else {
+                continue;
+            };
             let stop = tasks.stopping();
-            let connections = incoming(listening, uids.clone(), self.connections_per_uid, self.clock.clone());
-            tasks.spawn(name, async move { router.serve_with_incoming_shutdown(connections, stop.cancelled_owned()).await });
+            // Counted per socket: whoever fills the one does not lock the admin out of the other.
+            let connections = incoming(
+                listening,
+                Uids::default(),
+                self.connections_per_uid,
+                self.clock.clone(),
+            );
+            tasks.spawn(name, async move {
+                router
+                    .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+                    .await
+            });
         }
         drop(self.reception);
     }
 }
 
 fn server_with_limits() -> Server {
-    Server::builder().max_concurrent_streams(STREAMS_PER_CONNECTION).http2_max_header_list_size(MAX_HEADERS)
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(MAX_HEADERS)
 }
 
+/// What looks at a call before its service does.
+type Check = fn(tonic::Request<()>) -> Result<tonic::Request<()>, Status>;
+
 /// The Workload API behind its header check; other services on the socket need no header.
-fn checked<T: SpiffeWorkloadApi>(api: SpiffeWorkloadApiServer<T>) -> InterceptedService<SpiffeWorkloadApiServer<T>, fn(tonic::Request<()>) -> Result<tonic::Request<()>, Status>> {
+fn checked<T: SpiffeWorkloadApi>(
+    api: SpiffeWorkloadApiServer<T>,
+) -> InterceptedService<SpiffeWorkloadApiServer<T>, Check> {
     InterceptedService::new(api, check_header)
 }
 
 /// C172: a workload may ask what is served, and is told of the Workload API alone.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(WORKLOAD_DESCRIPTOR_SET)
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(WORKLOAD_DESCRIPTOR_SET)
 }
 
 /// Holds a process that did not connect.
 fn hold_pid(_: u32) -> Result<Peer, Status> {
-    Err(Status::unimplemented("a process that did not connect cannot be looked at yet"))
+    Err(Status::unimplemented(
+        "a process that did not connect cannot be looked at yet",
+    ))
 }

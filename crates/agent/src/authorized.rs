@@ -55,19 +55,30 @@ impl FactsDigest {
 impl Who {
     /// An instance by all its facts, and those of them that make it the same again.
     pub(crate) fn new(node: Parent, instance: Instance, facts: Facts, stable: &Facts) -> Self {
-        Self { digest: FactsDigest::of(stable), attested: Attested::new(node, facts, instance, None) }
+        Self {
+            digest: FactsDigest::of(stable),
+            attested: Attested::new(node, facts, instance, None),
+        }
     }
 
     /// The node as a whole, for what it shares.
     pub(crate) fn node() -> Self {
-        Self::new(Parent::Server, Instance::Node, Facts::default(), &Facts::default())
+        Self::new(
+            Parent::Server,
+            Instance::Node,
+            Facts::default(),
+            &Facts::default(),
+        )
     }
 }
 
 impl Authorized {
     /// With a bundle and no entries yet.
     pub(crate) fn trusting(trust: Option<Arc<Trust>>) -> Self {
-        Self { trust, ..Self::default() }
+        Self {
+            trust,
+            ..Self::default()
+        }
     }
 
     /// Whether the server has said what this node may vouch for.
@@ -105,7 +116,12 @@ impl Authorized {
         self.remove(entry.id());
         let id = entry.id().clone();
         let size = |selector: &str| self.by_selector.get(selector).map_or(0, OrdMap::len);
-        let under: Arc<str> = entry.selectors().iter().min_by_key(|s| size(s)).unwrap_or_default().into();
+        let under: Arc<str> = entry
+            .selectors()
+            .iter()
+            .min_by_key(|s| size(s))
+            .unwrap_or_default()
+            .into();
         let mut bucket = self.by_selector.get(&under).cloned().unwrap_or_default();
         bucket.insert(id.clone(), Arc::clone(&entry));
         self.by_selector.insert(Arc::clone(&under), bucket);
@@ -117,7 +133,9 @@ impl Authorized {
 
     /// Removes an entry, if it is there.
     pub(crate) fn remove(&mut self, id: &EntryId) {
-        let Some(filed) = self.entries.remove(id) else { return };
+        let Some(filed) = self.entries.remove(id) else {
+            return;
+        };
         self.shared.remove(id);
         if let Some(mut bucket) = self.by_selector.remove(&filed.under) {
             bucket.remove(id);
@@ -149,12 +167,18 @@ impl Authorized {
 
     /// SHA-256 over the set, as the server makes it.
     pub(crate) fn digest(&self) -> Vec<u8> {
-        digest(&SHA256, &attesta_wire::entry::canonical(self.entries())).as_ref().to_vec()
+        digest(&SHA256, &attesta_wire::entry::canonical(self.entries()))
+            .as_ref()
+            .to_vec()
     }
 
     /// The entries this instance is entitled to, in the order of precedence, and the templates that refused its facts.
     /// Those for SVID stores are not for workloads.
-    pub(crate) fn identify(&self, who: &Who, now: Timestamp) -> (Vec<Match>, Vec<(Arc<Entry>, Denial)>) {
+    pub(crate) fn identify(
+        &self,
+        who: &Who,
+        now: Timestamp,
+    ) -> (Vec<Match>, Vec<(Arc<Entry>, Denial)>) {
         let attested = &who.attested;
         let candidates = attested
             .selectors
@@ -166,7 +190,13 @@ impl Authorized {
         let nobody = |_: &SpiffeId| false;
         let mut matches = Vec::new();
         let mut denied = Vec::new();
-        for found in identify(candidates, &attested.selectors, &attested.facts, now, nobody) {
+        for found in identify(
+            candidates,
+            &attested.selectors,
+            &attested.facts,
+            now,
+            nobody,
+        ) {
             match found {
                 Ok(found) => matches.push(found),
                 Err(refused) => denied.push(refused),
@@ -182,7 +212,8 @@ pub(crate) fn unique_hints(matches: Vec<Match>) -> Vec<Match> {
     let mut keep = vec![true; matches.len()];
     for (i, one) in matches.iter().enumerate() {
         let hint = one.entry.hint();
-        let older = |other: &Match| other.entry.hint() == hint && age(&other.entry) < age(&one.entry);
+        let older =
+            |other: &Match| other.entry.hint() == hint && age(&other.entry) < age(&one.entry);
         if !hint.is_empty()
             && matches.iter().any(older)
             && let Some(kept) = keep.get_mut(i)
@@ -190,7 +221,11 @@ pub(crate) fn unique_hints(matches: Vec<Match>) -> Vec<Match> {
             *kept = false;
         }
     }
-    matches.into_iter().zip(keep).filter_map(|(one, kept)| kept.then_some(one)).collect()
+    matches
+        .into_iter()
+        .zip(keep)
+        .filter_map(|(one, kept)| kept.then_some(one))
+        .collect()
 }
 
 #[cfg(test)]
@@ -204,7 +239,11 @@ pub(crate) mod tests {
         TrustDomain::parse("example.org").unwrap()
     }
 
-    pub(crate) fn entry(id: &str, selectors: &[&str], more: impl FnOnce(&mut EntrySpec)) -> Arc<Entry> {
+    pub(crate) fn entry(
+        id: &str,
+        selectors: &[&str],
+        more: impl FnOnce(&mut EntrySpec),
+    ) -> Arc<Entry> {
         let mut spec = EntrySpec {
             spiffe_id: format!("spiffe://example.org/{id}"),
             parent: Some(Parent::Server),
@@ -216,8 +255,17 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn who(pid: u32, uid: &str) -> Who {
-        let facts = Facts::new([Fact::new("unix", "uid", [uid]).unwrap(), Fact::new("unix", "gid", ["7"]).unwrap()]).unwrap();
-        Who::new(Parent::Server, Instance::process("b007", pid, 1).unwrap(), facts.clone(), &facts)
+        let facts = Facts::new([
+            Fact::new("unix", "uid", [uid]).unwrap(),
+            Fact::new("unix", "gid", ["7"]).unwrap(),
+        ])
+        .unwrap();
+        Who::new(
+            Parent::Server,
+            Instance::process("b007", pid, 1).unwrap(),
+            facts.clone(),
+            &facts,
+        )
     }
 
     fn ids(matches: &[Match]) -> Vec<String> {
@@ -229,7 +277,9 @@ pub(crate) mod tests {
         let mut all = Authorized::default();
         assert!(!all.is_synced());
         all.put(entry("a", &["unix:uid:1"], |_| ()));
-        all.put(entry("b", &["unix:uid:1", "unix:gid:7"], |e| e.priority = 1));
+        all.put(entry("b", &["unix:uid:1", "unix:gid:7"], |e| {
+            e.priority = 1
+        }));
         all.put(entry("c", &["unix:uid:1", "unix:gid:8"], |_| ()));
         all.put(entry("d", &["unix:uid:2"], |_| ()));
         all.put(entry("s", &["unix:uid:1"], |e| e.store_svid = true));
@@ -243,7 +293,13 @@ pub(crate) mod tests {
         all.remove(&EntryId::parse("a").unwrap());
         all.remove(&EntryId::parse("d").unwrap());
         assert!(all.identify(&who(1, "2"), now).0.is_empty());
-        assert_eq!((all.len(), all.by_selector.values().map(OrdMap::len).sum::<usize>()), (3, 3));
+        assert_eq!(
+            (
+                all.len(),
+                all.by_selector.values().map(OrdMap::len).sum::<usize>()
+            ),
+            (3, 3)
+        );
         all.clear();
         assert!(all.identify(&who(1, "1"), now).0.is_empty());
     }
@@ -251,10 +307,17 @@ pub(crate) mod tests {
     #[test]
     fn a_template_denies_itself_only() {
         let mut all = Authorized::default();
-        all.put(entry("a", &["unix:uid:1"], |e| e.spiffe_id = "spiffe://example.org/u/{unix.user}".to_owned()));
-        all.put(entry("b", &["unix:uid:1"], |e| e.spiffe_id = "spiffe://example.org/u/{unix.uid}".to_owned()));
+        all.put(entry("a", &["unix:uid:1"], |e| {
+            e.spiffe_id = "spiffe://example.org/u/{unix.user}".to_owned()
+        }));
+        all.put(entry("b", &["unix:uid:1"], |e| {
+            e.spiffe_id = "spiffe://example.org/u/{unix.uid}".to_owned()
+        }));
         let (matches, denied) = all.identify(&who(1, "1"), Timestamp::UNIX_EPOCH);
-        assert_eq!(matches.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["spiffe://example.org/u/1"]);
+        assert_eq!(
+            matches.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(),
+            ["spiffe://example.org/u/1"]
+        );
         assert_eq!(denied.len(), 1);
     }
 
@@ -273,8 +336,14 @@ pub(crate) mod tests {
             assert_eq!(ids(&unique_hints(matches)), expect, "{entries:?}");
         };
         check(&[("a", "", 1, 0), ("b", "", 1, 0)], &["a", "b"]);
-        check(&[("a", "x", 2, 0), ("b", "x", 1, 0), ("c", "", 3, 0)], &["b", "c"]);
+        check(
+            &[("a", "x", 2, 0), ("b", "x", 1, 0), ("c", "", 3, 0)],
+            &["b", "c"],
+        );
         check(&[("a", "x", 1, 0), ("b", "x", 1, 9)], &["a"]);
-        check(&[("a", "x", 1, 0), ("b", "y", 1, 9), ("c", "x", 0, 0)], &["b", "c"]);
+        check(
+            &[("a", "x", 1, 0), ("b", "y", 1, 9), ("c", "x", 0, 0)],
+            &["b", "c"],
+        );
     }
 }

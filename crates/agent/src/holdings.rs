@@ -23,7 +23,10 @@ use crate::{
     moments,
 };
 
-#[expect(clippy::disallowed_types, reason = "held for a few map operations, never across an await; readers take Live<Holdings>")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "held for a few map operations, never across an await; readers take Live<Holdings>"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// One X.509-SVID with its key, which is wiped with the last reference.
@@ -47,7 +50,15 @@ pub(crate) struct Held {
 impl Held {
     /// What came for a key just now. Its life is counted on this machine's clock from now, because a server's clock may
     /// be another; the span is the server's.
-    pub(crate) fn new(who: Arc<Who>, revision: u64, chain: &[Vec<u8>], key: Pkcs8, leaf: Leaf, issued_at: Timestamp, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        who: Arc<Who>,
+        revision: u64,
+        chain: &[Vec<u8>],
+        key: Pkcs8,
+        leaf: Leaf,
+        issued_at: Timestamp,
+        now: Timestamp,
+    ) -> Self {
         Self {
             revision,
             who,
@@ -56,7 +67,11 @@ impl Held {
             serial: leaf.serial,
             authority: leaf.authority,
             expires_at: leaf.not_after,
-            due_at: moments::due_at(now, moments::between(issued_at, leaf.not_after), moments::dice()),
+            due_at: moments::due_at(
+                now,
+                moments::between(issued_at, leaf.not_after),
+                moments::dice(),
+            ),
         }
     }
 
@@ -92,8 +107,15 @@ impl HoldingKey {
 
     /// Where an instance holds something for itself alone, whatever the entry shares: tokens are never shared.
     pub(crate) fn own(who: &Who, entry: &Entry, id: &SpiffeId) -> Self {
-        let place = Place { digest: who.digest, entry: entry.id().clone(), id: id.clone() };
-        Self { instance: who.attested.instance.clone(), place }
+        let place = Place {
+            digest: who.digest,
+            entry: entry.id().clone(),
+            id: id.clone(),
+        };
+        Self {
+            instance: who.attested.instance.clone(),
+            place,
+        }
     }
 }
 
@@ -133,7 +155,10 @@ impl Holdings {
     /// What this very instance with these very facts holds of its matches.
     pub(crate) fn seen_by(&self, who: &Who, matches: Vec<Match>, now: Timestamp) -> Seen {
         let own = self.by_instance.get(&who.attested.instance);
-        let mut seen = Seen { held: Vec::with_capacity(matches.len()), missing: Vec::new() };
+        let mut seen = Seen {
+            held: Vec::with_capacity(matches.len()),
+            missing: Vec::new(),
+        };
         for one in matches {
             let key = HoldingKey::of(who, &one.entry, &one.id);
             let held = match one.entry.sharing() {
@@ -150,12 +175,23 @@ impl Holdings {
 
     /// What is to be replaced or dropped now: by time, because its entry changed or went, because what it was issued to
     /// matches no more, or because its authority is not believed any more.
-    pub(crate) fn due(&self, authorized: &Authorized, now: Timestamp) -> Vec<(HoldingKey, Arc<Held>, Due)> {
+    pub(crate) fn due(
+        &self,
+        authorized: &Authorized,
+        now: Timestamp,
+    ) -> Vec<(HoldingKey, Arc<Held>, Due)> {
         let mut all = Vec::new();
         for (instance, places) in &self.by_instance {
             for (place, held) in places {
                 if let Some(why) = why_due(place, held, authorized, now) {
-                    all.push((HoldingKey { instance: instance.clone(), place: place.clone() }, Arc::clone(held), why));
+                    all.push((
+                        HoldingKey {
+                            instance: instance.clone(),
+                            place: place.clone(),
+                        },
+                        Arc::clone(held),
+                        why,
+                    ));
                 }
             }
         }
@@ -163,7 +199,11 @@ impl Holdings {
     }
 
     fn put(&mut self, key: HoldingKey, held: Arc<Held>) {
-        let mut places = self.by_instance.get(&key.instance).cloned().unwrap_or_default();
+        let mut places = self
+            .by_instance
+            .get(&key.instance)
+            .cloned()
+            .unwrap_or_default();
         if places.insert(key.place, held).is_none() {
             self.count += 1;
         }
@@ -183,7 +223,9 @@ impl Holdings {
     }
 
     fn remove_instance(&mut self, instance: &Instance) -> Vec<String> {
-        let Some(places) = self.by_instance.remove(instance) else { return Vec::new() };
+        let Some(places) = self.by_instance.remove(instance) else {
+            return Vec::new();
+        };
         self.count = self.count.saturating_sub(places.len());
         places.values().map(|held| held.serial.clone()).collect()
     }
@@ -194,14 +236,24 @@ fn why_due(place: &Place, held: &Held, authorized: &Authorized, now: Timestamp) 
         // Nothing is known yet that could speak against it.
         return (!held.is_valid(now)).then_some(Due::Drop);
     }
-    let entry = authorized.entry(&place.entry).filter(|e| !e.is_expired(now));
+    let entry = authorized
+        .entry(&place.entry)
+        .filter(|e| !e.is_expired(now));
     let same = entry.filter(|e| {
         let shared = e.sharing() == Sharing::Node && held.who.attested.instance == Instance::Node;
-        let matching = e.sharing() == Sharing::Instance && e.selectors().all_in(&held.who.attested.selectors);
-        (shared || matching) && e.spiffe_id().expand(&held.who.attested.facts).is_ok_and(|id| id == place.id)
+        let matching =
+            e.sharing() == Sharing::Instance && e.selectors().all_in(&held.who.attested.selectors);
+        (shared || matching)
+            && e.spiffe_id()
+                .expand(&held.who.attested.facts)
+                .is_ok_and(|id| id == place.id)
     });
-    let Some(entry) = same else { return Some(Due::Drop) };
-    let sound = authorized.trust().is_none_or(|trust| trust.is_sound(held.authority.as_deref()));
+    let Some(entry) = same else {
+        return Some(Due::Drop);
+    };
+    let sound = authorized
+        .trust()
+        .is_none_or(|trust| trust.is_sound(held.authority.as_deref()));
     let due = held.due_at <= now || held.revision != entry.revision() || !sound;
     due.then(|| Due::Replace(Arc::clone(entry)))
 }
@@ -228,7 +280,14 @@ pub(crate) struct Bell {
 impl Book {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         let (writer, live) = live(Holdings::default());
-        Arc::new(Self { inner: Lock::new(Inner { writer, bells: HashMap::new() }), live, limit })
+        Arc::new(Self {
+            inner: Lock::new(Inner {
+                writer,
+                bells: HashMap::new(),
+            }),
+            live,
+            limit,
+        })
     }
 
     /// The readers' view.
@@ -281,11 +340,21 @@ impl Book {
     pub(crate) fn drop_other_facts(&self, who: &Who) {
         let instance = &who.attested.instance;
         let holdings = self.holdings();
-        let Some(places) = holdings.by_instance.get(instance) else { return };
+        let Some(places) = holdings.by_instance.get(instance) else {
+            return;
+        };
         let others: Vec<_> = places
             .iter()
             .filter(|(place, _)| place.digest != who.digest)
-            .map(|(place, held)| (HoldingKey { instance: instance.clone(), place: place.clone() }, Arc::clone(held)))
+            .map(|(place, held)| {
+                (
+                    HoldingKey {
+                        instance: instance.clone(),
+                        place: place.clone(),
+                    },
+                    Arc::clone(held),
+                )
+            })
             .collect();
         self.drop_held(&others);
     }
@@ -298,7 +367,11 @@ impl Book {
             .entry(instance.clone())
             .or_insert_with(|| watch::Sender::new(0))
             .subscribe();
-        Bell { heard, instance: instance.clone(), book: Arc::clone(self) }
+        Bell {
+            heard,
+            instance: instance.clone(),
+            book: Arc::clone(self),
+        }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Holdings) -> (T, Vec<Instance>)) -> T {
@@ -310,7 +383,10 @@ impl Book {
             // Everyone may share it.
             inner.bells.values().for_each(ring);
         } else {
-            touched.iter().filter_map(|instance| inner.bells.get(instance)).for_each(ring);
+            touched
+                .iter()
+                .filter_map(|instance| inner.bells.get(instance))
+                .for_each(ring);
         }
         out
     }
@@ -339,7 +415,11 @@ impl Drop for Bell {
     fn drop(&mut self) {
         let mut inner = self.book.inner();
         // This one is still counted.
-        if inner.bells.get(&self.instance).is_some_and(|bell| bell.receiver_count() <= 1) {
+        if inner
+            .bells
+            .get(&self.instance)
+            .is_some_and(|bell| bell.receiver_count() <= 1)
+        {
             inner.bells.remove(&self.instance);
         }
     }

@@ -16,7 +16,8 @@ use attesta_wire::{
     proto::spire::api::{
         server::{
             agent::v1::{
-                AgentX509svidParams, AttestAgentRequest, RenewAgentRequest, agent_client::AgentClient,
+                AgentX509svidParams, AttestAgentRequest, RenewAgentRequest,
+                agent_client::AgentClient,
                 attest_agent_request::{Params, Step as Ask},
                 attest_agent_response::Step as Answer,
             },
@@ -70,7 +71,10 @@ enum IdentityTrouble {
     #[error("node attestation: {0}")]
     Collect(#[from] AttestError),
     #[error("{what}: {}", link::sentence(status))]
-    Refused { what: &'static str, status: Box<Status> },
+    Refused {
+        what: &'static str,
+        status: Box<Status>,
+    },
     #[error("{0}")]
     Odd(&'static str),
     #[error(transparent)]
@@ -87,13 +91,19 @@ enum IdentityTrouble {
 
 impl IdentityTrouble {
     fn refused(what: &'static str) -> impl Fn(Status) -> Self {
-        move |status| Self::Refused { what, status: Box::new(status) }
+        move |status| Self::Refused {
+            what,
+            status: Box::new(status),
+        }
     }
 
     fn reason(&self) -> Option<Reason> {
-        let Self::Refused { status, .. } = self else { return None };
+        let Self::Refused { status, .. } = self else {
+            return None;
+        };
         // SPIRE tells a banned node that attests so by the sentence alone.
-        let said = status.code() == tonic::Code::PermissionDenied && status.message().contains("agent is banned");
+        let said = status.code() == tonic::Code::PermissionDenied
+            && status.message().contains("agent is banned");
         agent_reason(status).or(said.then_some(Reason::Banned))
     }
 }
@@ -116,7 +126,12 @@ pub(crate) struct Identities {
 }
 
 /// An identity that was kept, if it is still good. Its life is counted from when it came.
-pub(crate) fn revive(key: KeyPair, svid: kept::KeptSvid, trust_domain: &TrustDomain, now: Timestamp) -> Option<NodeIdentity> {
+pub(crate) fn revive(
+    key: KeyPair,
+    svid: kept::KeptSvid,
+    trust_domain: &TrustDomain,
+    now: Timestamp,
+) -> Option<NodeIdentity> {
     let leaf = Leaf::read(&svid.chain, key.spki()).ok()?;
     let issued_at = Timestamp::from_second(svid.issued_at).ok()?;
     let good = leaf.id.is_member_of(trust_domain) && now < leaf.not_after && issued_at <= now;
@@ -124,11 +139,20 @@ pub(crate) fn revive(key: KeyPair, svid: kept::KeptSvid, trust_domain: &TrustDom
 }
 
 impl NodeIdentity {
-    fn new(leaf: Leaf, chain: Vec<Vec<u8>>, key: KeyPair, reattestable: bool, came_at: Timestamp) -> Self {
-        // Our serials carry the moment of issue; SPIRE's certificates begin 10 s before it.
-        let issued_at = leaf.serial_time().unwrap_or(leaf.not_before);
+    fn new(
+        leaf: Leaf,
+        chain: Vec<Vec<u8>>,
+        key: KeyPair,
+        reattestable: bool,
+        came_at: Timestamp,
+    ) -> Self {
+        let issued_at = leaf.issued_at(came_at);
         Self {
-            due_at: moments::due_at(came_at, moments::between(issued_at, leaf.not_after), moments::dice()),
+            due_at: moments::due_at(
+                came_at,
+                moments::between(issued_at, leaf.not_after),
+                moments::dice(),
+            ),
             id: leaf.id,
             serial: leaf.serial,
             expires_at: leaf.not_after,
@@ -146,8 +170,16 @@ impl Identities {
             self.link.withdraw();
             return Ok(());
         };
-        let chain = current.chain.iter().cloned().map(CertificateDer::from).collect();
-        self.link.present(TlsIdentity::new(chain, current.key.pkcs8())?, &current.serial);
+        let chain = current
+            .chain
+            .iter()
+            .cloned()
+            .map(CertificateDer::from)
+            .collect();
+        self.link.present(
+            TlsIdentity::new(chain, current.key.pkcs8())?,
+            &current.serial,
+        );
         self.board.update(|status| {
             status.id = Some(current.id.clone());
             status.expires_at = Some(current.expires_at);
@@ -187,19 +219,30 @@ impl Identities {
     }
 
     fn is_settled(&self) -> bool {
-        !self.must_attest && self.current.as_ref().is_some_and(|current| self.clock.now() < current.due_at)
+        !self.must_attest
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| self.clock.now() < current.due_at)
     }
 
     /// Waits until the identity is due, or a refusal says that it is not good any more.
     async fn rest(&mut self, stop: &CancellationToken) {
-        let due_at = self.current.as_ref().map_or(Timestamp::MIN, |current| current.due_at);
+        let due_at = self
+            .current
+            .as_ref()
+            .map_or(Timestamp::MIN, |current| current.due_at);
         let verdict = tokio::select! {
             () = stop.cancelled() => return,
             () = self.clock.sleep_until(due_at) => return,
             verdict = self.verdicts.recv() => verdict,
         };
         let Some(verdict) = verdict else { return };
-        if self.current.as_ref().is_none_or(|current| *current.serial != *verdict.serial) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| *current.serial != *verdict.serial)
+        {
             // About one that was replaced meanwhile.
             return;
         }
@@ -210,7 +253,10 @@ impl Identities {
     }
 
     fn banned(&mut self) {
-        self.board.trouble("this node is banned: its SVID was deleted; an admin of the server can lift the ban", true);
+        self.board.trouble(
+            "this node is banned: its SVID was deleted; an admin of the server can lift the ban",
+            true,
+        );
         self.current = None;
         self.link.withdraw();
         self.board.update(|status| status.expires_at = None);
@@ -221,7 +267,11 @@ impl Identities {
 
     async fn renew_or_attest(&mut self) -> Result<(), IdentityTrouble> {
         let now = self.clock.now();
-        let renew = !self.must_attest && self.current.as_ref().is_some_and(|c| !c.reattestable && now < c.expires_at);
+        let renew = !self.must_attest
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|c| !c.reattestable && now < c.expires_at);
         if self.next.is_none() {
             let key = KeyPair::generate(KeyAlgorithm::EcP256)?;
             // On disk before the first call, so that a crash after it asks again with the same key.
@@ -233,16 +283,31 @@ impl Identities {
             Some(key) => key.csr(None)?,
             None => return Err(IdentityTrouble::Odd("no key")),
         };
-        let (svid, reattestable) = if renew { (self.renew(csr).await?, false) } else { self.attest(csr).await? };
+        let (svid, reattestable) = if renew {
+            (self.renew(csr).await?, false)
+        } else {
+            self.attest(csr).await?
+        };
         self.install(svid, reattestable).await
     }
 
     async fn renew(&self, csr: Vec<u8>) -> Result<types::X509svid, IdentityTrouble> {
-        let Some(session) = self.link.current() else { return Err(IdentityTrouble::Odd("no connection to renew on")) };
-        let request = RenewAgentRequest { params: Some(AgentX509svidParams { csr }) };
+        let Some(session) = self.link.current() else {
+            return Err(IdentityTrouble::Odd("no connection to renew on"));
+        };
+        let request = RenewAgentRequest {
+            params: Some(AgentX509svidParams { csr }),
+        };
         let mut client = AgentClient::new(session.channel);
-        let answer = self.link.call(client.renew_agent(request)).await.map_err(IdentityTrouble::refused("renewing the agent's SVID"))?;
-        answer.into_inner().svid.ok_or(IdentityTrouble::Odd("the server renewed without an SVID"))
+        let answer = self
+            .link
+            .call(client.renew_agent(request))
+            .await
+            .map_err(IdentityTrouble::refused("renewing the agent's SVID"))?;
+        answer
+            .into_inner()
+            .svid
+            .ok_or(IdentityTrouble::Odd("the server renewed without an SVID"))
     }
 
     async fn attest(&self, csr: Vec<u8>) -> Result<(types::X509svid, bool), IdentityTrouble> {
@@ -254,33 +319,58 @@ impl Identities {
         };
         // On the same connection, as SPIRE's agents do: the bundle by which the next one is believed.
         let mut bundles = BundleClient::new(channel);
-        match self.link.call(bundles.get_bundle(GetBundleRequest { output_mask: None })).await {
+        match self
+            .link
+            .call(bundles.get_bundle(GetBundleRequest { output_mask: None }))
+            .await
+        {
             Ok(answer) => match Trust::from_wire(&answer.into_inner(), &self.trust_domain) {
                 Ok(trust) => self.standing.change(|known| known.set_trust(trust)),
-                Err(e) => self.board.trouble(&format!("the server's bundle: {e}"), true),
+                Err(e) => self
+                    .board
+                    .trouble(&format!("the server's bundle: {e}"), true),
             },
-            Err(status) => tracing::warn!(error = %link::sentence(&status), "no bundle after attestation; going on with the one at hand"),
+            Err(status) => {
+                tracing::warn!(error = %link::sentence(&status), "no bundle after attestation; going on with the one at hand")
+            }
         }
         Ok(result)
     }
 
-    async fn converse(&self, mut client: AgentClient<tonic::transport::Channel>, csr: Vec<u8>) -> Result<(types::X509svid, bool), IdentityTrouble> {
+    async fn converse(
+        &self,
+        mut client: AgentClient<tonic::transport::Channel>,
+        csr: Vec<u8>,
+    ) -> Result<(types::X509svid, bool), IdentityTrouble> {
         let refused = IdentityTrouble::refused("node attestation");
         let collect = Arc::clone(&self.collect);
         let evidence = blocking(move || collect.evidence()).await??;
         let params = Params {
-            data: Some(types::AttestationData { r#type: evidence.kind, payload: evidence.payload }),
+            data: Some(types::AttestationData {
+                r#type: evidence.kind,
+                payload: evidence.payload,
+            }),
             params: Some(AgentX509svidParams { csr }),
         };
         let (ask, asked) = mpsc::channel(1);
         let gone = |_| IdentityTrouble::Odd("the server ended the attestation");
-        ask.send(AttestAgentRequest { step: Some(Ask::Params(params)) }).await.map_err(gone)?;
-        let mut answers = client.attest_agent(ReceiverStream::new(asked)).await.map_err(&refused)?.into_inner();
+        ask.send(AttestAgentRequest {
+            step: Some(Ask::Params(params)),
+        })
+        .await
+        .map_err(gone)?;
+        let mut answers = client
+            .attest_agent(ReceiverStream::new(asked))
+            .await
+            .map_err(&refused)?
+            .into_inner();
         for _ in 0..=CHALLENGES {
             let answer = answers.message().await.map_err(&refused)?;
             match answer.and_then(|a| a.step) {
                 Some(Answer::Result(result)) => {
-                    let svid = result.svid.ok_or(IdentityTrouble::Odd("the server attested without an SVID"))?;
+                    let svid = result
+                        .svid
+                        .ok_or(IdentityTrouble::Odd("the server attested without an SVID"))?;
                     return Ok((svid, result.reattestable));
                 }
                 Some(Answer::Challenge(challenge)) => {
@@ -289,16 +379,26 @@ impl Identities {
                     let step = Some(Ask::ChallengeResponse(response));
                     ask.send(AttestAgentRequest { step }).await.map_err(gone)?;
                 }
-                None => return Err(IdentityTrouble::Odd("the server ended the attestation without a result")),
+                None => {
+                    return Err(IdentityTrouble::Odd(
+                        "the server ended the attestation without a result",
+                    ));
+                }
             }
         }
         Err(IdentityTrouble::Odd("the server asks for too many proofs"))
     }
 
     /// Takes what was issued for the next key.
-    async fn install(&mut self, svid: types::X509svid, reattestable: bool) -> Result<(), IdentityTrouble> {
+    async fn install(
+        &mut self,
+        svid: types::X509svid,
+        reattestable: bool,
+    ) -> Result<(), IdentityTrouble> {
         let now = self.clock.now();
-        let Some(key) = self.next.take() else { return Err(IdentityTrouble::Odd("no key")) };
+        let Some(key) = self.next.take() else {
+            return Err(IdentityTrouble::Odd("no key"));
+        };
         let leaf = match Leaf::read(&svid.cert_chain, key.spki()) {
             Ok(leaf) => leaf,
             Err(e) => {
@@ -308,12 +408,18 @@ impl Identities {
         };
         if !leaf.id.is_member_of(&self.trust_domain) {
             self.next = Some(key);
-            return Err(IdentityTrouble::Odd("the server issued an id of another trust domain"));
+            return Err(IdentityTrouble::Odd(
+                "the server issued an id of another trust domain",
+            ));
         }
         if !leaf.id.path().starts_with(AGENT_PREFIX) {
             tracing::warn!(id = %leaf.id, "the agent's id is not below {AGENT_PREFIX}");
         }
-        let svid = kept::KeptSvid { chain: svid.cert_chain, reattestable, issued_at: now.as_second() };
+        let svid = kept::KeptSvid {
+            chain: svid.cert_chain,
+            reattestable,
+            issued_at: now.as_second(),
+        };
         let chain = svid.chain.clone();
         let kept = self.kept.clone();
         let saved = blocking(move || kept.save_svid(&svid)).await?;
@@ -348,7 +454,11 @@ impl Identities {
         if !unreachable || self.board.live().load().last_error.is_none() {
             self.board.trouble(&e.to_string(), !unreachable);
         }
-        if self.current.as_ref().is_some_and(|current| current.expires_at <= self.clock.now()) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.expires_at <= self.clock.now())
+        {
             self.current = None;
             self.link.withdraw();
         }
@@ -356,6 +466,10 @@ impl Identities {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, IdentityTrouble> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| IdentityTrouble::Cancelled)
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, IdentityTrouble> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| IdentityTrouble::Cancelled)
 }

@@ -29,7 +29,10 @@ const BATCH: usize = 200;
 /// How often a process is looked at that cannot be waited for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-#[expect(clippy::disallowed_types, reason = "a register, held for single map operations and never across an await")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "a register, held for single map operations and never across an await"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// All instances that are watched.
@@ -56,7 +59,12 @@ struct Ended {
 pub(crate) struct Begun(mpsc::Receiver<(Instance, Peer)>);
 
 impl Instances {
-    pub(crate) fn new(book: Arc<Book>, tokens: Arc<Tokens>, most_endings: usize, clock: Clock) -> (Arc<Self>, Begun) {
+    pub(crate) fn new(
+        book: Arc<Book>,
+        tokens: Arc<Tokens>,
+        most_endings: usize,
+        clock: Clock,
+    ) -> (Arc<Self>, Begun) {
         let (begin, begun) = mpsc::channel(QUEUE);
         let instances = Self {
             known: Lock::default(),
@@ -83,7 +91,12 @@ impl Instances {
             known.insert(instance.clone(), token.clone());
             token
         };
-        if self.begin.send((instance.clone(), peer.clone())).await.is_err() {
+        if self
+            .begin
+            .send((instance.clone(), peer.clone()))
+            .await
+            .is_err()
+        {
             // Only when the agent stops.
             self.known().remove(&instance);
         }
@@ -92,12 +105,20 @@ impl Instances {
 
     /// Whether it may still be given something.
     pub(crate) fn is_live(&self, instance: &Instance) -> bool {
-        *instance == Instance::Node || self.known().get(instance).is_some_and(|token| !token.is_cancelled())
+        *instance == Instance::Node
+            || self
+                .known()
+                .get(instance)
+                .is_some_and(|token| !token.is_cancelled())
     }
 
     /// Something was issued to an instance that was gone before it came.
     pub(crate) fn came_too_late(&self, instance: &Instance, credential: String) {
-        self.push(Ended { instance: instance.clone(), at: self.clock.now(), credentials: vec![credential] });
+        self.push(Ended {
+            instance: instance.clone(),
+            at: self.clock.now(),
+            credentials: vec![credential],
+        });
     }
 
     /// Waits for processes to end, until `stop`.
@@ -120,7 +141,11 @@ impl Instances {
         credentials.extend(self.tokens.drop_instance(instance));
         tracing::debug!(instance = %instance.key(), credentials = credentials.len(), "an instance ended");
         if !credentials.is_empty() {
-            self.push(Ended { instance: instance.clone(), at: self.clock.now(), credentials });
+            self.push(Ended {
+                instance: instance.clone(),
+                at: self.clock.now(),
+                credentials,
+            });
         }
     }
 
@@ -128,7 +153,10 @@ impl Instances {
         let mut endings = self.endings();
         if endings.len() >= self.most_endings {
             endings.pop_front();
-            tracing::warn!(limit = self.most_endings, "too many ended instances wait to be reported; the oldest was forgotten");
+            tracing::warn!(
+                limit = self.most_endings,
+                "too many ended instances wait to be reported; the oldest was forgotten"
+            );
         }
         endings.push_back(ended);
         drop(endings);
@@ -171,6 +199,10 @@ impl Instances {
                 credential_ids: ended.credentials.clone(),
             })
             .collect();
+        if session.is_plain() {
+            self.endings().clear();
+            return true;
+        }
         let mut client = AgentLinkClient::new(session.channel.clone());
         match link.call(client.ended(EndedRequest { endings })).await {
             Ok(_) => {}
@@ -181,9 +213,15 @@ impl Instances {
             }
         }
         // Only this task takes from the front, but a full queue may have pushed some out meanwhile.
-        let first = batch.first().map(|ended| (ended.at, ended.instance.clone()));
+        let first = batch
+            .first()
+            .map(|ended| (ended.at, ended.instance.clone()));
         let mut queue = self.endings();
-        if queue.front().map(|ended| (ended.at, ended.instance.clone())) == first {
+        if queue
+            .front()
+            .map(|ended| (ended.at, ended.instance.clone()))
+            == first
+        {
             let delivered = batch.len().min(queue.len());
             queue.drain(..delivered);
         }

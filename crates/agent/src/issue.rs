@@ -70,12 +70,23 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { code: Code::Unavailable, message: message.into(), decision: None }
+        Self {
+            code: Code::Unavailable,
+            message: message.into(),
+            decision: None,
+        }
     }
 
     /// Whether it may go better without anything having changed.
     pub(crate) fn is_passing(&self) -> bool {
-        !matches!(self.code, Code::PermissionDenied | Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::Unauthenticated)
+        !matches!(
+            self.code,
+            Code::PermissionDenied
+                | Code::NotFound
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::Unauthenticated
+        )
     }
 }
 
@@ -108,7 +119,10 @@ impl Desk {
         join_all(orders.into_iter().map(|order| async {
             let (answer, answered) = oneshot::channel();
             let stopping = || Refusal::unavailable("the agent is stopping");
-            self.0.send(Placed { order, answer }).await.map_err(|_| stopping())?;
+            self.0
+                .send(Placed { order, answer })
+                .await
+                .map_err(|_| stopping())?;
             answered.await.map_err(|_| stopping())?
         }))
         .await
@@ -170,15 +184,28 @@ impl Issuer {
     }
 
     /// Answers an order from what is here, joins it to the same one under way, or queues it.
-    fn place(&self, order: Order, answer: oneshot::Sender<Answer>, asked: &mut HashMap<OrderKey, Waiters>, queue: &mut Vec<Order>) {
+    fn place(
+        &self,
+        order: Order,
+        answer: oneshot::Sender<Answer>,
+        asked: &mut HashMap<OrderKey, Waiters>,
+        queue: &mut Vec<Order>,
+    ) {
         let key = order.key();
         if let Some(waiters) = asked.get_mut(&key) {
             waiters.push(answer);
             return;
         }
         let ready = self.ready(&order, &key).or_else(|| {
-            let full = order.want == Want::X509 && order.instead_of.is_none() && self.book.is_full();
-            full.then(|| Err(Refusal { code: Code::ResourceExhausted, message: "the agent holds as many SVIDs as it may".to_owned(), decision: None }))
+            let full =
+                order.want == Want::X509 && order.instead_of.is_none() && self.book.is_full();
+            full.then(|| {
+                Err(Refusal {
+                    code: Code::ResourceExhausted,
+                    message: "the agent holds as many SVIDs as it may".to_owned(),
+                    decision: None,
+                })
+            })
         });
         if let Some(ready) = ready {
             // Who asked may have gone; then nobody is told.
@@ -199,8 +226,13 @@ impl Issuer {
                 good.then_some(Ok(Granted::X509(held)))
             }
             Want::Jwt(audience) => {
-                let key = TokenKey { holding: key.0.clone(), audience: audience.clone() };
-                self.tokens.find(&key, &self.authorized.load(), now).map(|token| Ok(Granted::Jwt(token)))
+                let key = TokenKey {
+                    holding: key.0.clone(),
+                    audience: audience.clone(),
+                };
+                self.tokens
+                    .find(&key, &self.authorized.load(), now)
+                    .map(|token| Ok(Granted::Jwt(token)))
             }
         }
     }
@@ -219,7 +251,10 @@ impl Issuer {
                 }
                 (Ok(Granted::X509(x509)), _) => held.push((key.clone(), Arc::clone(x509))),
                 (Ok(Granted::Jwt(token)), Want::Jwt(audience)) => {
-                    let key = TokenKey { holding: key.clone(), audience: audience.clone() };
+                    let key = TokenKey {
+                        holding: key.clone(),
+                        audience: audience.clone(),
+                    };
                     self.tokens.put(key, Arc::clone(token), self.clock.now());
                 }
                 _ => {}
@@ -239,7 +274,14 @@ impl Issuer {
 impl Order {
     /// For what an instance is entitled to and does not hold.
     pub(crate) fn first(who: Arc<Who>, found: Match, want: Want, correlation: String) -> Self {
-        Self { who, entry: found.entry, id: found.id, want, correlation, instead_of: None }
+        Self {
+            who,
+            entry: found.entry,
+            id: found.id,
+            want,
+            correlation,
+            instead_of: None,
+        }
     }
 
     pub(crate) fn key(&self) -> OrderKey {

@@ -47,10 +47,20 @@ struct Claims {
 
 impl Token {
     /// A token that came just now; the span of its life is the server's, its beginning this machine's.
-    pub(crate) fn new(token: String, revision: u64, issued_at: Timestamp, expires_at: Timestamp, now: Timestamp) -> Self {
+    pub(crate) fn new(
+        token: String,
+        revision: u64,
+        issued_at: Timestamp,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Self {
         let mut parts = token.split('.');
-        let kid = part(parts.next()).and_then(|b| serde_json::from_slice::<Header>(&b).ok()).map(|h| h.kid);
-        let jti = part(parts.next()).and_then(|b| serde_json::from_slice::<Claims>(&b).ok()).map(|c| c.jti);
+        let kid = part(parts.next())
+            .and_then(|b| serde_json::from_slice::<Header>(&b).ok())
+            .map(|h| h.kid);
+        let jti = part(parts.next())
+            .and_then(|b| serde_json::from_slice::<Claims>(&b).ok())
+            .map(|c| c.jti);
         Self {
             stale_at: moments::after(now, moments::between(issued_at, expires_at) / 2),
             revision,
@@ -65,7 +75,10 @@ fn part(text: Option<&str>) -> Option<Zeroizing<Vec<u8>>> {
     URL_SAFE_NO_PAD.decode(text?).ok().map(Zeroizing::new)
 }
 
-#[expect(clippy::disallowed_types, reason = "a cache, held for one look-up or insertion")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "a cache, held for one look-up or insertion"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// The tokens that may be served again.
@@ -76,17 +89,27 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { all: Lock::default(), limit })
+        Arc::new(Self {
+            all: Lock::default(),
+            limit,
+        })
     }
 
     /// A token that is fresh enough, of the entry as it is now, by a key that is still believed.
-    pub(crate) fn find(&self, key: &TokenKey, authorized: &Authorized, now: Timestamp) -> Option<Arc<Token>> {
+    pub(crate) fn find(
+        &self,
+        key: &TokenKey,
+        authorized: &Authorized,
+        now: Timestamp,
+    ) -> Option<Arc<Token>> {
         let entry = authorized.entry(&key.holding.place.entry)?;
         if entry.jwt_svid_include_jti() {
             return None;
         }
         let token = self.all().get(key).cloned()?;
-        let sound = authorized.trust().is_some_and(|trust| trust.is_sound_jwt(&token.key_id));
+        let sound = authorized
+            .trust()
+            .is_some_and(|trust| trust.is_sound_jwt(&token.key_id));
         (now < token.stale_at && token.revision == entry.revision() && sound).then_some(token)
     }
 
@@ -96,7 +119,10 @@ impl Tokens {
         if all.len() >= self.limit && !all.contains_key(&key) {
             all.retain(|_, token| now < token.stale_at);
             if all.len() >= self.limit {
-                let first = all.iter().min_by_key(|(_, token)| token.stale_at).map(|(key, _)| key.clone());
+                let first = all
+                    .iter()
+                    .min_by_key(|(_, token)| token.stale_at)
+                    .map(|(key, _)| key.clone());
                 first.and_then(|key| all.remove(&key));
             }
         }
@@ -140,7 +166,11 @@ mod tests {
 
     fn token(revision: u64, kid: &str, jti: &str) -> Arc<Token> {
         let part = |json: String| URL_SAFE_NO_PAD.encode(json);
-        let text = format!("{}.{}.c2ln", part(format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#)), part(format!(r#"{{"jti":"{jti}"}}"#)));
+        let text = format!(
+            "{}.{}.c2ln",
+            part(format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#)),
+            part(format!(r#"{{"jti":"{jti}"}}"#))
+        );
         // The server's clock is an hour ahead; its token lives for 100 s.
         Arc::new(Token::new(text, revision, at(3600), at(3700), at(0)))
     }
@@ -148,16 +178,23 @@ mod tests {
     fn authorized() -> Authorized {
         let key = KeyPair::generate(attesta_model::KeyAlgorithm::EcP256).unwrap();
         let keys = vec![JwtKey::new("k", key.spki(), None).unwrap()];
-        let mut all = Authorized::trusting(Some(Trust::new(Bundle::new(domain(), vec![], keys, 1, None).unwrap())));
+        let mut all = Authorized::trusting(Some(Trust::new(
+            Bundle::new(domain(), vec![], keys, 1, None).unwrap(),
+        )));
         all.put(entry("a", &["unix:uid:1"], |e| e.revision = 1));
-        all.put(entry("j", &["unix:uid:1"], |e| e.jwt_svid_include_jti = true));
+        all.put(entry("j", &["unix:uid:1"], |e| {
+            e.jwt_svid_include_jti = true
+        }));
         all
     }
 
     fn key(entry_id: &str, pid: u32, audience: &str) -> TokenKey {
         let entry = entry(entry_id, &["unix:uid:1"], |_| ());
         let holding = HoldingKey::of(&who(pid, "1"), &entry, entry.spiffe_id().exact().unwrap());
-        TokenKey { holding, audience: vec![audience.to_owned()] }
+        TokenKey {
+            holding,
+            audience: vec![audience.to_owned()],
+        }
     }
 
     #[test]
@@ -174,7 +211,11 @@ mod tests {
         tokens.put(key("a", 1, "x"), token(1, "gone", "t3"), at(0));
         assert_eq!(found(&key("a", 1, "x"), 0), None, "its key is not believed");
         tokens.put(key("j", 1, "x"), token(0, "k", "t4"), at(0));
-        assert_eq!(found(&key("j", 1, "x"), 0), None, "the entry wants a fresh one");
+        assert_eq!(
+            found(&key("j", 1, "x"), 0),
+            None,
+            "the entry wants a fresh one"
+        );
         let mut ids = tokens.drop_instance(&who(1, "1").attested.instance);
         ids.sort();
         assert_eq!(ids, ["t3", "t4"]);

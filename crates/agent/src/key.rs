@@ -70,12 +70,21 @@ impl KeyPair {
     pub(crate) fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
         let made = |_| KeyError::Generate;
         let pair = match algorithm {
-            KeyAlgorithm::EcP256 => Pair::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(made)?),
-            KeyAlgorithm::EcP384 => Pair::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).map_err(made)?),
-            KeyAlgorithm::Rsa2048 => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(made)?),
+            KeyAlgorithm::EcP256 => {
+                Pair::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(made)?)
+            }
+            KeyAlgorithm::EcP384 => {
+                Pair::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).map_err(made)?)
+            }
+            KeyAlgorithm::Rsa2048 => {
+                Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(made)?)
+            }
         };
         let pkcs8 = match &pair {
-            Pair::P256(p) | Pair::P384(p) => p.to_pkcs8v1().map(|d| Zeroizing::new(d.as_ref().to_vec())).map_err(made)?,
+            Pair::P256(p) | Pair::P384(p) => p
+                .to_pkcs8v1()
+                .map(|d| Zeroizing::new(d.as_ref().to_vec()))
+                .map_err(made)?,
             Pair::Rsa(p) => {
                 let der: Pkcs8V1Der<'_> = p.as_der().map_err(made)?;
                 Zeroizing::new(der.as_ref().to_vec())
@@ -88,7 +97,9 @@ impl KeyPair {
     pub(crate) fn from_pkcs8(pkcs8: Pkcs8) -> Result<Self, KeyError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8)
             .map(Pair::P256)
-            .or_else(|_| EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &pkcs8).map(Pair::P384))
+            .or_else(|_| {
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &pkcs8).map(Pair::P384)
+            })
             .or_else(|_| RsaKeyPair::from_pkcs8(&pkcs8).map(Pair::Rsa))
             .map_err(|_| KeyError::Malformed)?;
         Self::of(pair, pkcs8)
@@ -99,7 +110,9 @@ impl KeyPair {
             Pair::P256(p) | Pair::P384(p) => p.public_key().as_der(),
             Pair::Rsa(p) => p.public_key().as_der(),
         };
-        let spki = der.map(|d| d.as_ref().to_vec()).map_err(|_| KeyError::Malformed)?;
+        let spki = der
+            .map(|d| d.as_ref().to_vec())
+            .map_err(|_| KeyError::Malformed)?;
         Ok(Self { pair, pkcs8, spki })
     }
 
@@ -125,11 +138,21 @@ impl KeyPair {
         let bytes = info.to_der().map_err(|_| KeyError::Request)?;
         let random = SystemRandom::new();
         let (oid, parameters, signature) = match &self.pair {
-            Pair::P256(p) => (ECDSA_WITH_SHA_256, None, p.sign(&random, &bytes).map(|s| s.as_ref().to_vec())),
-            Pair::P384(p) => (ECDSA_WITH_SHA_384, None, p.sign(&random, &bytes).map(|s| s.as_ref().to_vec())),
+            Pair::P256(p) => (
+                ECDSA_WITH_SHA_256,
+                None,
+                p.sign(&random, &bytes).map(|s| s.as_ref().to_vec()),
+            ),
+            Pair::P384(p) => (
+                ECDSA_WITH_SHA_384,
+                None,
+                p.sign(&random, &bytes).map(|s| s.as_ref().to_vec()),
+            ),
             Pair::Rsa(p) => {
                 let mut out = vec![0; p.public_modulus_len()];
-                let signed = p.sign(&RSA_PKCS1_SHA256, &random, &bytes, &mut out).map(|()| out);
+                let signed = p
+                    .sign(&RSA_PKCS1_SHA256, &random, &bytes, &mut out)
+                    .map(|()| out);
                 (SHA_256_WITH_RSA_ENCRYPTION, Some(Any::from(Null)), signed)
             }
         };
@@ -145,7 +168,9 @@ impl KeyPair {
     fn request(&self, id: Option<&SpiffeId>) -> der::Result<CertReqInfo> {
         let mut attributes = SetOfVec::new();
         if let Some(id) = id {
-            let san = SubjectAltName(vec![GeneralName::UniformResourceIdentifier(Ia5String::new(id.as_str())?)]);
+            let san = SubjectAltName(vec![GeneralName::UniformResourceIdentifier(
+                Ia5String::new(id.as_str())?,
+            )]);
             let extension = Extension {
                 extn_id: ID_CE_SUBJECT_ALT_NAME,
                 critical: false,
@@ -163,7 +188,6 @@ impl KeyPair {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +195,11 @@ mod tests {
     #[test]
     fn a_pair_survives_being_kept_and_signs_its_requests() {
         let id = SpiffeId::parse("spiffe://example.org/a").unwrap();
-        for algorithm in [KeyAlgorithm::EcP256, KeyAlgorithm::EcP384, KeyAlgorithm::Rsa2048] {
+        for algorithm in [
+            KeyAlgorithm::EcP256,
+            KeyAlgorithm::EcP384,
+            KeyAlgorithm::Rsa2048,
+        ] {
             let pair = KeyPair::generate(algorithm).unwrap();
             let again = KeyPair::from_pkcs8(pair.pkcs8().clone()).unwrap();
             assert_eq!(pair.spki(), again.spki());
@@ -181,13 +209,16 @@ mod tests {
                 assert_eq!(read.info.attributes.len(), usize::from(id.is_some()));
                 assert_eq!(read.info.subject.to_string(), "O=SPIRE,C=US");
                 let bits = read.info.public_key.subject_public_key.as_bytes().unwrap();
-                let verification: &dyn aws_lc_rs::signature::VerificationAlgorithm = match algorithm {
+                let verification: &dyn aws_lc_rs::signature::VerificationAlgorithm = match algorithm
+                {
                     KeyAlgorithm::EcP256 => &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
                     KeyAlgorithm::EcP384 => &aws_lc_rs::signature::ECDSA_P384_SHA384_ASN1,
                     KeyAlgorithm::Rsa2048 => &aws_lc_rs::signature::RSA_PKCS1_2048_8192_SHA256,
                 };
                 let signed = read.info.to_der().unwrap();
-                verification.verify_sig(bits, &signed, read.signature.as_bytes().unwrap()).unwrap();
+                verification
+                    .verify_sig(bits, &signed, read.signature.as_bytes().unwrap())
+                    .unwrap();
             }
         }
         assert!(KeyPair::from_pkcs8(Zeroizing::new(vec![0x30, 0])).is_err());

@@ -79,10 +79,13 @@ impl Leaf {
         Ok(leaf)
     }
 
-    /// When it was issued, where its serial says so: ours begin with that moment, others are random.
-    pub(crate) fn serial_time(&self) -> Option<Timestamp> {
-        let told = serial_time(&self.serial)?;
-        (self.not_before <= told && told <= moments::after(self.not_before, BACKDATED)).then_some(told)
+    /// When it was issued by the server's clock, as near as can be told: our serials begin with that moment; others are
+    /// random, and then it was just before it came, unless the clocks do not agree.
+    pub(crate) fn issued_at(&self, came_at: Timestamp) -> Timestamp {
+        let latest = moments::after(self.not_before, BACKDATED);
+        let told = serial_time(&self.serial).into_iter().chain([came_at]);
+        let mut plausible = told.filter(|at| self.not_before <= *at && *at <= latest);
+        plausible.next().unwrap_or(self.not_before)
     }
 
     /// That it is this id's.
@@ -90,17 +93,24 @@ impl Leaf {
         if self.id == *id {
             return Ok(self);
         }
-        Err(LeafError::Another { found: self.id, expected: id.clone() })
+        Err(LeafError::Another {
+            found: self.id,
+            expected: id.clone(),
+        })
     }
 }
 
 fn timestamp(time: Time) -> Result<Timestamp, LeafError> {
-    let seconds = i64::try_from(time.to_unix_duration().as_secs()).map_err(|_| LeafError::Malformed)?;
+    let seconds =
+        i64::try_from(time.to_unix_duration().as_secs()).map_err(|_| LeafError::Malformed)?;
     Timestamp::from_second(seconds).map_err(|_| LeafError::Malformed)
 }
 
 fn authority(der: &[u8]) -> Option<Vec<u8>> {
     let certificate = Certificate::from_der(der).ok()?;
-    let (_, aki) = certificate.tbs_certificate().get_extension::<AuthorityKeyIdentifier>().ok()??;
+    let (_, aki) = certificate
+        .tbs_certificate()
+        .get_extension::<AuthorityKeyIdentifier>()
+        .ok()??;
     Some(aki.key_identifier?.as_bytes().to_vec())
 }

@@ -3,7 +3,15 @@
 //!
 //! Must not know what is asked over it. Says of a refusal what it means for the agent's own identity, and no more.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use attesta_model::{Reason, attested::SERVER_PATH};
 use attesta_runtime::{Clock, Live, Writer, live};
@@ -59,6 +67,22 @@ pub(crate) struct Session {
     pub(crate) channel: Channel,
     /// Of the certificate that is shown.
     pub(crate) serial: Arc<str>,
+    /// Each connection's own.
+    number: u64,
+    /// Whether the server has shown that it speaks SPIRE's services alone.
+    plain: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// Whether our own services are not there; not asked again on this connection.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
+    }
+
+    /// Our own services are not there.
+    pub(crate) fn found_plain(&self) {
+        self.plain.store(true, Ordering::Relaxed);
+    }
 }
 
 /// See the module.
@@ -66,6 +90,7 @@ pub(crate) struct Link {
     dialer: Dialer,
     shown: Writer<Option<Identity>>,
     sessions: Writer<Option<Session>>,
+    numbers: AtomicU64,
     verdicts: mpsc::Sender<Verdict>,
     board: Board,
     clock: Clock,
@@ -99,10 +124,19 @@ enum DialError {
 impl Link {
     /// A link to this server, which must show `spiffe://TRUST-DOMAIN/spire/server` by this bundle. The other end of the
     /// channel hears what refusals mean.
-    pub(crate) fn new(dial: Dial, trust_domain: &TrustDomain, bundle: Live<Bundle>, board: Board, clock: Clock) -> Result<(Arc<Self>, mpsc::Receiver<Verdict>), LinkError> {
+    pub(crate) fn new(
+        dial: Dial,
+        trust_domain: &TrustDomain,
+        bundle: Live<Bundle>,
+        board: Board,
+        clock: Clock,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<Verdict>), LinkError> {
         let (host, uri) = address(&dial)?;
-        let endpoint = Endpoint::from(uri).user_agent(concat!("attesta-agent/", env!("CARGO_PKG_VERSION")));
-        let endpoint = endpoint.map_err(|_| LinkError::Address(host.clone()))?.connect_timeout(CONNECT * 2);
+        let endpoint =
+            Endpoint::from(uri).user_agent(concat!("attesta-agent/", env!("CARGO_PKG_VERSION")));
+        let endpoint = endpoint
+            .map_err(|_| LinkError::Address(host.clone()))?
+            .connect_timeout(CONNECT * 2);
         let server = trust_domain.with_path(SERVER_PATH)?;
         let (shown, showing) = live(None);
         let (_, nothing) = live(None);
@@ -117,7 +151,18 @@ impl Link {
         };
         let (sessions, _) = live(None);
         let (verdicts, heard) = mpsc::channel(16);
-        Ok((Arc::new(Self { dialer, shown, sessions, verdicts, board, clock }), heard))
+        Ok((
+            Arc::new(Self {
+                dialer,
+                shown,
+                sessions,
+                numbers: AtomicU64::new(0),
+                verdicts,
+                board,
+                clock,
+            }),
+            heard,
+        ))
     }
 
     /// A connection that shows nothing: for attestation.
@@ -139,7 +184,14 @@ impl Link {
 
     fn connect_as(&self, serial: Arc<str>) {
         let channel = self.dialer.channel(&self.dialer.identified);
-        self.sessions.publish(Some(Session { channel, serial }));
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let plain = Arc::default();
+        self.sessions.publish(Some(Session {
+            channel,
+            serial,
+            number,
+            plain,
+        }));
     }
 
     /// The current connection, once there is an identity.
@@ -163,41 +215,61 @@ impl Link {
     pub(crate) async fn replaced(&self, session: &Session) {
         let sessions = self.sessions.reader();
         let mut version = sessions.version();
-        while sessions.load().as_ref().as_ref().is_some_and(|now| now.serial == session.serial) {
+        while sessions
+            .load()
+            .as_ref()
+            .as_ref()
+            .is_some_and(|now| now.number == session.number)
+        {
             version = sessions.changed(version).await;
         }
     }
 
     /// One call, within the deadline.
-    pub(crate) async fn call<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    pub(crate) async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
         match self.clock.timeout(CALL, call).await {
             Ok(Ok(answer)) => {
                 self.board.reached();
                 Ok(answer)
             }
             Ok(Err(status)) => Err(status),
-            Err(e) => Err(Status::deadline_exceeded(format!("the server gave no answer: {e}"))),
+            Err(e) => Err(Status::deadline_exceeded(format!(
+                "the server gave no answer: {e}"
+            ))),
         }
     }
 
     /// Draws the consequences of a failed call: for the connection, for the status, for the identity.
     pub(crate) fn failed(&self, session: &Session, status: &Status) {
-        if status.code() == Code::DeadlineExceeded && self.current().is_some_and(|now| now.serial == session.serial) {
+        if status.code() == Code::DeadlineExceeded
+            && self
+                .current()
+                .is_some_and(|now| now.number == session.number)
+        {
             // A connection that swallows calls is as good as broken.
             self.connect_as(Arc::clone(&session.serial));
         }
         let banned = match agent_reason(status) {
             Some(Reason::Banned) => true,
-            Some(Reason::Expired | Reason::NotAttested | Reason::NotActive | Reason::MustReattest) => false,
+            Some(
+                Reason::Expired | Reason::NotAttested | Reason::NotActive | Reason::MustReattest,
+            ) => false,
             _ => {
-                let reachable = !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+                let reachable =
+                    !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
                 if !reachable || !matches!(status.code(), Code::Cancelled | Code::Unimplemented) {
                     self.board.trouble(&sentence(status), reachable);
                 }
                 return;
             }
         };
-        let verdict = Verdict { serial: Arc::clone(&session.serial), banned };
+        let verdict = Verdict {
+            serial: Arc::clone(&session.serial),
+            banned,
+        };
         // A full queue already holds the same news.
         drop(self.verdicts.try_send(verdict));
     }
@@ -205,29 +277,42 @@ impl Link {
 
 impl Dialer {
     fn channel(&self, config: &Arc<ClientConfig>) -> Channel {
-        let (dial, host, config) = (self.dial.clone(), Arc::clone(&self.host), Arc::clone(config));
+        let (dial, host, config) = (
+            self.dial.clone(),
+            Arc::clone(&self.host),
+            Arc::clone(config),
+        );
         let (board, clock) = (self.board.clone(), self.clock.clone());
-        self.endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let (dial, host, config) = (dial.clone(), Arc::clone(&host), Arc::clone(&config));
-            let (board, clock) = (board.clone(), clock.clone());
-            async move {
-                let connected = async { Ok::<_, DialError>(connect(config, bare(&host), reach(&dial, &clock).await?, CONNECT).await?) };
-                match connected.await {
-                    Ok(stream) => Ok(TokioIo::new(stream)),
-                    Err(e) => {
-                        board.trouble(&e.to_string(), false);
-                        Err(e)
+        self.endpoint
+            .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let (dial, host, config) = (dial.clone(), Arc::clone(&host), Arc::clone(&config));
+                let (board, clock) = (board.clone(), clock.clone());
+                async move {
+                    let connected = async {
+                        Ok::<_, DialError>(
+                            connect(config, bare(&host), reach(&dial, &clock).await?, CONNECT)
+                                .await?,
+                        )
+                    };
+                    match connected.await {
+                        Ok(stream) => Ok(TokioIo::new(stream)),
+                        Err(e) => {
+                            board.trouble(&e.to_string(), false);
+                            Err(e)
+                        }
                     }
                 }
-            }
-        }))
+            }))
     }
 }
 
 async fn reach(dial: &Dial, clock: &Clock) -> Result<Box<dyn Io>, DialError> {
     match dial {
         Dial::Tcp(address) => {
-            let stream = clock.timeout(CONNECT, TcpStream::connect(address.as_str())).await.map_err(|_| DialError::Slow(CONNECT))??;
+            let stream = clock
+                .timeout(CONNECT, TcpStream::connect(address.as_str()))
+                .await
+                .map_err(|_| DialError::Slow(CONNECT))??;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream))
         }
@@ -260,7 +345,11 @@ fn bare(host: &str) -> &str {
 
 /// A status with what caused it: gRPC hides a refused handshake behind "transport error".
 pub(crate) fn sentence(status: &Status) -> String {
-    let mut out = format!("{:?}: {}", status.code(), attesta_model::text::bounded(status.message(), 512));
+    let mut out = format!(
+        "{:?}: {}",
+        status.code(),
+        attesta_model::text::bounded(status.message(), 512)
+    );
     let mut source = status.source();
     while let Some(cause) = source {
         let words = cause.to_string();

@@ -26,7 +26,10 @@ use crate::sockets::Listening;
 /// How long accepting rests when the system has no descriptor left.
 const REST: Duration = Duration::from_millis(50);
 
-#[expect(clippy::disallowed_types, reason = "a counter per user id, held for one map operation")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "a counter per user id, held for one map operation"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// How many of something each user has.
@@ -48,7 +51,10 @@ impl Uids {
             return None;
         }
         *count += 1;
-        Some(Slot { uid, uids: self.clone() })
+        Some(Slot {
+            uid,
+            uids: self.clone(),
+        })
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<u32, u32>> {
@@ -103,26 +109,43 @@ impl Connected for Connection {
 }
 
 /// The connections of a socket, for as long as it is listened on; never an error.
-pub(crate) fn incoming(listening: Listening, uids: Uids, limit: u32, clock: Clock) -> impl Stream<Item = Result<Connection, Infallible>> {
-    stream::unfold((listening, uids, clock), move |(listening, uids, clock)| async move {
-        loop {
-            let stream = match listening.listener().accept().await {
-                Ok((stream, _)) => stream,
-                Err(e) => {
-                    tracing::warn!(socket = %listening.path().display(), error = %e, "a connection could not be accepted");
-                    clock.timeout(REST, std::future::pending::<()>()).await.err();
-                    continue;
+pub(crate) fn incoming(
+    listening: Listening,
+    uids: Uids,
+    limit: u32,
+    clock: Clock,
+) -> impl Stream<Item = Result<Connection, Infallible>> {
+    stream::unfold(
+        (listening, uids, clock),
+        move |(listening, uids, clock)| async move {
+            loop {
+                let stream = match listening.listener().accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(e) => {
+                        tracing::warn!(socket = %listening.path().display(), error = %e, "a connection could not be accepted");
+                        clock
+                            .timeout(REST, std::future::pending::<()>())
+                            .await
+                            .err();
+                        continue;
+                    }
+                };
+                match admit(stream, &uids, limit) {
+                    Ok(connection) => return Some((Ok(connection), (listening, uids, clock))),
+                    Err(Refused::Full(uid)) => {
+                        tracing::warn!(
+                            uid,
+                            limit,
+                            "a user has too many connections; one more was closed"
+                        );
+                    }
+                    Err(Refused::Unknown(e)) => {
+                        tracing::debug!(error = %e, "a connection went before it was seen")
+                    }
                 }
-            };
-            match admit(stream, &uids, limit) {
-                Ok(connection) => return Some((Ok(connection), (listening, uids, clock))),
-                Err(Refused::Full(uid)) => {
-                    tracing::warn!(uid, limit, "a user has too many connections; one more was closed");
-                }
-                Err(Refused::Unknown(e)) => tracing::debug!(error = %e, "a connection went before it was seen"),
             }
-        }
-    })
+        },
+    )
 }
 
 enum Refused {
@@ -135,17 +158,29 @@ fn admit(stream: UnixStream, uids: &Uids, limit: u32) -> Result<Connection, Refu
     // Counted before its process is looked at: a refusal has to be cheap.
     let slot = uids.take(uid, limit).ok_or(Refused::Full(uid))?;
     let peer = Peer::of(&stream);
-    Ok(Connection { stream, caller: Caller { uid, peer }, _slot: slot })
+    Ok(Connection {
+        stream,
+        caller: Caller { uid, peer },
+        _slot: slot,
+    })
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -157,7 +192,11 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -202,7 +241,10 @@ mod tests {
         for _ in 0..2 {
             clients.push(UnixStream::connect(&path).await.unwrap());
             let Ok(connection) = incoming.next().await.unwrap();
-            assert_eq!(connection.connect_info().peer().unwrap().pid(), std::process::id());
+            assert_eq!(
+                connection.connect_info().peer().unwrap().pid(),
+                std::process::id()
+            );
             open.push(connection);
         }
         let mut surplus = UnixStream::connect(&path).await.unwrap();

@@ -91,21 +91,38 @@ impl Drop for Listening {
 ///
 /// # Errors
 /// See [`SocketError`].
-pub(crate) async fn listen(path: &Path, mode: u32, clock: &Clock) -> Result<Listening, SocketError> {
+pub(crate) async fn listen(
+    path: &Path,
+    mode: u32,
+    clock: &Clock,
+) -> Result<Listening, SocketError> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(SocketError::NoName(path.to_owned()));
     };
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let fail = |what, source| SocketError::Io { path: path.to_owned(), what, source };
+    let directory = if directory.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        directory
+    };
+    let fail = |what, source| SocketError::Io {
+        path: path.to_owned(),
+        what,
+        source,
+    };
     let temporary = directory.join(temporary(name.len()));
     let len = path.as_os_str().len().max(temporary.as_os_str().len());
     if len > MAX_PATH_BYTES {
-        return Err(SocketError::TooLong { path: path.to_owned(), len });
+        return Err(SocketError::TooLong {
+            path: path.to_owned(),
+            len,
+        });
     }
     check_directory(directory)?;
     check_free(path, clock).await?;
     match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove what an earlier start left", e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(fail("remove what an earlier start left", e));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&temporary).map_err(|e| fail("bind", e))?;
@@ -113,7 +130,11 @@ pub(crate) async fn listen(path: &Path, mode: u32, clock: &Clock) -> Result<List
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| identity(path));
     match published {
-        Ok(file) => Ok(Listening { listener, path: path.to_owned(), file }),
+        Ok(file) => Ok(Listening {
+            listener,
+            path: path.to_owned(),
+            file,
+        }),
         Err(e) => {
             drop(fs::remove_file(&temporary));
             Err(fail("publish", e))
@@ -134,11 +155,25 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Whoever can write the directory can put another socket there and be asked for identities.
 fn check_directory(directory: &Path) -> Result<(), SocketError> {
-    let fail = |source| SocketError::Io { path: directory.to_owned(), what: "use its directory", source };
-    let refuse = |why, hint| Err(SocketError::Directory { directory: directory.to_owned(), why, hint });
+    let fail = |source| SocketError::Io {
+        path: directory.to_owned(),
+        what: "use its directory",
+        source,
+    };
+    let refuse = |why, hint| {
+        Err(SocketError::Directory {
+            directory: directory.to_owned(),
+            why,
+            hint,
+        })
+    };
     let metadata = match fs::symlink_metadata(directory) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(fail)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(directory)
+                .map_err(fail)?;
             fs::symlink_metadata(directory)
         }
         found => found,
@@ -152,10 +187,16 @@ fn check_directory(directory: &Path) -> Result<(), SocketError> {
     }
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return refuse("belongs to another user", "use a directory of the user that runs this");
+        return refuse(
+            "belongs to another user",
+            "use a directory of the user that runs this",
+        );
     }
     if metadata.mode() & 0o022 != 0 {
-        return refuse("can be written by others than its owner", "chmod go-w it, or use a directory of its own");
+        return refuse(
+            "can be written by others than its owner",
+            "chmod go-w it, or use a directory of its own",
+        );
     }
     Ok(())
 }
@@ -164,12 +205,27 @@ fn check_directory(directory: &Path) -> Result<(), SocketError> {
 async fn check_free(path: &Path, clock: &Clock) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(SocketError::Io { path: path.to_owned(), what: "look at it", source }),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
+        Err(source) => {
+            return Err(SocketError::Io {
+                path: path.to_owned(),
+                what: "look at it",
+                source,
+            });
+        }
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(SocketError::NoSocket(path.to_owned()));
+        }
         Ok(_) => {}
     }
     match clock.timeout(PROBE, UnixStream::connect(path)).await {
-        Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Ok(Err(e))
+            if matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(())
+        }
         // It answers, or is too busy to: somebody is there.
         _ => Err(SocketError::InUse(path.to_owned())),
     }
@@ -195,8 +251,15 @@ mod tests {
         let path = dir.path().join("a").join("workload.sock");
         let listening = bind(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o777);
-        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o755);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary name is left");
+        assert_eq!(
+            fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
+            0o755
+        );
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no temporary name is left"
+        );
         UnixStream::connect(listening.path()).await.unwrap();
         drop(listening);
         assert!(!path.exists());
@@ -208,9 +271,8 @@ mod tests {
         let path = dir.path().join("s");
         let live = bind(&path).await.unwrap();
         assert!(matches!(bind(&path).await, Err(SocketError::InUse(_))));
+        drop(live);
         // What kill -9 leaves: the file without its listener.
-        let Listening { .. } = &live;
-        std::mem::forget(live);
         let stale = dir.path().join("t");
         drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
         let new = bind(&stale).await.unwrap();
@@ -230,7 +292,13 @@ mod tests {
         fs::create_dir(&real).unwrap();
         for mode in [0o775, 0o757, 0o1777] {
             fs::set_permissions(&real, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(bind(&real.join("s")).await, Err(SocketError::Directory { .. })), "{mode:o}");
+            assert!(
+                matches!(
+                    bind(&real.join("s")).await,
+                    Err(SocketError::Directory { .. })
+                ),
+                "{mode:o}"
+            );
         }
         fs::set_permissions(&real, fs::Permissions::from_mode(0o755)).unwrap();
         let link = dir.path().join("link");
@@ -245,7 +313,10 @@ mod tests {
         let dir = directory();
         let long = dir.path().join("x".repeat(MAX_PATH_BYTES));
         let error = bind(&long.join("s")).await.unwrap_err();
-        assert!(matches!(error, SocketError::TooLong { len, .. } if len > MAX_PATH_BYTES), "{error}");
+        assert!(
+            matches!(error, SocketError::TooLong { len, .. } if len > MAX_PATH_BYTES),
+            "{error}"
+        );
         assert!(!long.exists());
         let base = dir.path().as_os_str().len();
         let fits = dir.path().join("y".repeat(MAX_PATH_BYTES - base - 1));

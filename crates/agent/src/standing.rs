@@ -9,7 +9,10 @@ use attesta_spiffe::Bundle;
 
 use crate::{authorized::Authorized, identity::Kept, status::Board, trust::Trust};
 
-#[expect(clippy::disallowed_types, reason = "serialises two writers of a Live; readers never take it, and nothing is awaited under it")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "serialises two writers of a Live; readers never take it, and nothing is awaited under it"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// See the module.
@@ -25,9 +28,16 @@ pub(crate) struct Standing {
 impl Standing {
     /// Starts with this bundle and without entries.
     pub(crate) fn new(bundle: Bundle, kept: Kept, board: Board) -> Arc<Self> {
-        let (writer, live_authorized) = live(Authorized::trusting(Some(Trust::new(bundle.clone()))));
+        let (writer, live_authorized) =
+            live(Authorized::trusting(Some(Trust::new(bundle.clone()))));
         let (bundle, _) = live(bundle);
-        Arc::new(Self { writer: Lock::new(writer), live: live_authorized, bundle, kept, board })
+        Arc::new(Self {
+            writer: Lock::new(writer),
+            live: live_authorized,
+            bundle,
+            kept,
+            board,
+        })
     }
 
     /// What is known now.

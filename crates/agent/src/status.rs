@@ -25,7 +25,10 @@ pub struct AgentStatus {
     pub holdings: usize,
 }
 
-#[expect(clippy::disallowed_types, reason = "serialises writers of a Live that several tasks write; readers never take it")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "serialises writers of a Live that several tasks write; readers never take it"
+)]
 type Lock<T> = std::sync::Mutex<T>;
 
 /// Where the agent's parts write their share of the status.
@@ -38,7 +41,10 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new() -> Self {
         let (writer, live) = live(AgentStatus::default());
-        Self { writer: Arc::new(Lock::new(writer)), live }
+        Self {
+            writer: Arc::new(Lock::new(writer)),
+            live,
+        }
     }
 
     pub(crate) fn live(&self) -> Live<AgentStatus> {

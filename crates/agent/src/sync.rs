@@ -16,8 +16,8 @@ use attesta_wire::{
                 agent::v1::{PostStatusRequest, agent_client::AgentClient},
                 bundle::v1::{GetBundleRequest, bundle_client::BundleClient},
                 entry::v1::{
-                    EntryRevision, GetAuthorizedEntriesRequest, SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse,
-                    entry_client::EntryClient,
+                    EntryRevision, GetAuthorizedEntriesRequest, SyncAuthorizedEntriesRequest,
+                    SyncAuthorizedEntriesResponse, entry_client::EntryClient,
                 },
             },
             types,
@@ -126,11 +126,18 @@ impl Sync {
 
     /// Takes what is pushed.
     async fn watch(&mut self, session: &Session) -> Watched {
+        if session.is_plain() {
+            return Watched::Unable;
+        }
         let since = self.standing.live().load().revision();
-        let mut client = AgentLinkClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        let mut client =
+            AgentLinkClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let mut pushed = match self.link.call(client.watch(WatchRequest { since })).await {
             Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == Code::Unimplemented => return Watched::Unable,
+            Err(status) if status.code() == Code::Unimplemented => {
+                session.found_plain();
+                return Watched::Unable;
+            }
             Err(status) => {
                 self.link.failed(session, &status);
                 return Watched::Ended { heard: false };
@@ -145,7 +152,10 @@ impl Sync {
             let message = match message {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) | Err(_) => return Watched::Ended { heard },
-                Ok(Err(status)) if status.code() == Code::Unimplemented && !heard => return Watched::Unable,
+                Ok(Err(status)) if status.code() == Code::Unimplemented && !heard => {
+                    session.found_plain();
+                    return Watched::Unable;
+                }
                 Ok(Err(status)) => {
                     self.link.failed(session, &status);
                     return Watched::Ended { heard };
@@ -153,7 +163,9 @@ impl Sync {
             };
             let agrees = self.take(&message);
             if !agrees {
-                tracing::warn!("the entries at hand are not those of the server; all are asked for again");
+                tracing::warn!(
+                    "the entries at hand are not those of the server; all are asked for again"
+                );
                 self.standing.change(|known| known.set_revision(0));
                 return Watched::Ended { heard: false };
             }
@@ -198,7 +210,10 @@ impl Sync {
 
     fn trust(&self, wire: &types::Bundle) -> Option<Arc<Trust>> {
         Trust::from_wire(wire, &self.trust_domain)
-            .map_err(|e| self.board.trouble(&format!("the server's bundle: {e}"), true))
+            .map_err(|e| {
+                self.board
+                    .trouble(&format!("the server's bundle: {e}"), true)
+            })
             .ok()
     }
 
@@ -211,10 +226,19 @@ impl Sync {
     /// Tells the server which version this is; of no consequence when it fails.
     async fn greet(&self, session: &Session) {
         let status = PostStatusRequest {
-            current_bundle_serial: self.standing.live().load().trust().map_or(0, |trust| trust.bundle().sequence()),
+            current_bundle_serial: self
+                .standing
+                .live()
+                .load()
+                .trust()
+                .map_or(0, |trust| trust.bundle().sequence()),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        if let Err(e) = self.link.call(AgentClient::new(session.channel.clone()).post_status(status)).await {
+        if let Err(e) = self
+            .link
+            .call(AgentClient::new(session.channel.clone()).post_status(status))
+            .await
+        {
             tracing::debug!(error = %e, "the server does not take the agent's version");
         }
     }
@@ -251,11 +275,16 @@ impl Sync {
     async fn poll(&self, session: &Session) -> Result<(), Status> {
         let before = self.standing.live().load();
         let entries = match self.link.call(self.differences(session, &before)).await {
-            Err(status) if status.code() == Code::Unimplemented => self.link.call(self.everything(session)).await?,
+            Err(status) if status.code() == Code::Unimplemented => {
+                self.link.call(self.everything(session)).await?
+            }
             answer => answer?,
         };
         let mut bundles = BundleClient::new(session.channel.clone());
-        let bundle = self.link.call(bundles.get_bundle(GetBundleRequest { output_mask: None })).await?;
+        let bundle = self
+            .link
+            .call(bundles.get_bundle(GetBundleRequest { output_mask: None }))
+            .await?;
         let trust = self.trust(&bundle.into_inner());
         self.standing.change(|known| {
             if let Some(trust) = trust {
@@ -267,30 +296,67 @@ impl Sync {
     }
 
     async fn everything(&self, session: &Session) -> Result<Polled, Status> {
-        let mut client = EntryClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        let answer = client.get_authorized_entries(GetAuthorizedEntriesRequest { output_mask: Some(MASK) }).await?;
-        Ok(Polled { put: answer.into_inner().entries, keep: None })
+        let mut client =
+            EntryClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        let answer = client
+            .get_authorized_entries(GetAuthorizedEntriesRequest {
+                output_mask: Some(MASK),
+            })
+            .await?;
+        Ok(Polled {
+            put: answer.into_inner().entries,
+            keep: None,
+        })
     }
 
     /// SPIRE's sync: whole entries where there are few, else revisions, and then what changed by id.
     async fn differences(&self, session: &Session, before: &Authorized) -> Result<Polled, Status> {
-        let mut client = EntryClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        let mut client =
+            EntryClient::new(session.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let (ask, asked) = mpsc::channel(1);
         let gone = |_| Status::internal("the server ended the sync");
-        ask.send(SyncAuthorizedEntriesRequest { output_mask: Some(MASK), ids: Vec::new() }).await.map_err(gone)?;
-        let mut answers = client.sync_authorized_entries(ReceiverStream::new(asked)).await?.into_inner();
+        ask.send(SyncAuthorizedEntriesRequest {
+            output_mask: Some(MASK),
+            ids: Vec::new(),
+        })
+        .await
+        .map_err(gone)?;
+        let mut answers = client
+            .sync_authorized_entries(ReceiverStream::new(asked))
+            .await?
+            .into_inner();
         let first = pages(&mut answers).await?;
         if first.entry_revisions.is_empty() {
-            return Ok(Polled { put: first.entries, keep: None });
+            return Ok(Polled {
+                put: first.entries,
+                keep: None,
+            });
         }
-        let stale: Vec<String> = first.entry_revisions.iter().filter(|r| is_stale(r, before)).map(|r| r.id.clone()).collect();
-        let keep = first.entry_revisions.into_iter().map(|r| (r.id, ())).collect();
+        let stale: Vec<String> = first
+            .entry_revisions
+            .iter()
+            .filter(|r| is_stale(r, before))
+            .map(|r| r.id.clone())
+            .collect();
+        let keep = first
+            .entry_revisions
+            .into_iter()
+            .map(|r| (r.id, ()))
+            .collect();
         let mut put = Vec::with_capacity(stale.len());
         for ids in stale.chunks(PAGE) {
-            ask.send(SyncAuthorizedEntriesRequest { output_mask: None, ids: ids.to_vec() }).await.map_err(gone)?;
+            ask.send(SyncAuthorizedEntriesRequest {
+                output_mask: None,
+                ids: ids.to_vec(),
+            })
+            .await
+            .map_err(gone)?;
             put.extend(pages(&mut answers).await?.entries);
         }
-        Ok(Polled { put, keep: Some(keep) })
+        Ok(Polled {
+            put,
+            keep: Some(keep),
+        })
     }
 }
 
@@ -303,8 +369,15 @@ struct Polled {
 
 impl Polled {
     fn apply(self, known: &mut Authorized, trust_domain: &TrustDomain) {
-        let keep = self.keep.unwrap_or_else(|| self.put.iter().map(|e| (e.id.clone(), ())).collect());
-        let gone: Vec<EntryId> = known.entries().map(|e| e.id()).filter(|id| !keep.contains_key(&id.to_string())).cloned().collect();
+        let keep = self
+            .keep
+            .unwrap_or_else(|| self.put.iter().map(|e| (e.id.clone(), ())).collect());
+        let gone: Vec<EntryId> = known
+            .entries()
+            .map(|e| e.id())
+            .filter(|id| !keep.contains_key(&id.to_string()))
+            .cloned()
+            .collect();
         for id in &gone {
             known.remove(id);
         }
@@ -326,11 +399,15 @@ impl Polled {
 }
 
 /// All pages of one answer, as one.
-async fn pages(answers: &mut Streaming<SyncAuthorizedEntriesResponse>) -> Result<SyncAuthorizedEntriesResponse, Status> {
+async fn pages(
+    answers: &mut Streaming<SyncAuthorizedEntriesResponse>,
+) -> Result<SyncAuthorizedEntriesResponse, Status> {
     let mut all = SyncAuthorizedEntriesResponse::default();
     loop {
         let Some(page) = answers.message().await? else {
-            return Err(Status::unavailable("the server ended the sync within an answer"));
+            return Err(Status::unavailable(
+                "the server ended the sync within an answer",
+            ));
         };
         all.entry_revisions.extend(page.entry_revisions);
         all.entries.extend(page.entries);
@@ -342,9 +419,16 @@ async fn pages(answers: &mut Streaming<SyncAuthorizedEntriesResponse>) -> Result
 
 /// Whether an entry has to be fetched: it is new, was updated, or was made anew under its old id.
 fn is_stale(revision: &EntryRevision, known: &Authorized) -> bool {
-    let Some(entry) = EntryId::parse(&revision.id).ok().and_then(|id| known.entry(&id).cloned()) else { return true };
-    let same_revision = u64::try_from(revision.revision_number).is_ok_and(|r| r == entry.revision());
-    let same_creation = revision.created_at == 0 || revision.created_at == entry.created_at().as_second();
+    let Some(entry) = EntryId::parse(&revision.id)
+        .ok()
+        .and_then(|id| known.entry(&id).cloned())
+    else {
+        return true;
+    };
+    let same_revision =
+        u64::try_from(revision.revision_number).is_ok_and(|r| r == entry.revision());
+    let same_creation =
+        revision.created_at == 0 || revision.created_at == entry.created_at().as_second();
     !(same_revision && same_creation)
 }
 
@@ -355,17 +439,35 @@ mod tests {
 
     fn wire(id: &str, revision: i64) -> types::Entry {
         let entry = entry(id, &["unix:uid:1"], |_| ());
-        types::Entry { revision_number: revision, created_at: 5, ..attesta_wire::entry::to_wire(&entry, &domain(), None) }
+        types::Entry {
+            revision_number: revision,
+            created_at: 5,
+            ..attesta_wire::entry::to_wire(&entry, &domain(), None)
+        }
     }
 
     #[test]
     fn what_is_fetched_again() {
         let mut known = Authorized::default();
-        Polled { put: vec![wire("a", 3)], keep: None }.apply(&mut known, &domain());
-        for (id, revision_number, created_at, stale) in
-            [("a", 3, 5, false), ("a", 3, 0, false), ("a", 4, 5, true), ("a", 2, 5, true), ("a", 3, 6, true), ("b", 3, 5, true), ("", 3, 5, true)]
-        {
-            let revision = EntryRevision { id: id.to_owned(), revision_number, created_at };
+        Polled {
+            put: vec![wire("a", 3)],
+            keep: None,
+        }
+        .apply(&mut known, &domain());
+        for (id, revision_number, created_at, stale) in [
+            ("a", 3, 5, false),
+            ("a", 3, 0, false),
+            ("a", 4, 5, true),
+            ("a", 2, 5, true),
+            ("a", 3, 6, true),
+            ("b", 3, 5, true),
+            ("", 3, 5, true),
+        ] {
+            let revision = EntryRevision {
+                id: id.to_owned(),
+                revision_number,
+                created_at,
+            };
             assert_eq!(is_stale(&revision, &known), stale, "{revision:?}");
         }
     }
@@ -373,18 +475,43 @@ mod tests {
     #[test]
     fn a_poll_is_the_whole_truth() {
         let mut known = Authorized::default();
-        let ids = |known: &Authorized| known.entries().map(|e| format!("{}{}", e.id(), e.revision())).collect::<Vec<_>>().join(" ");
-        Polled { put: vec![wire("a", 1), wire("b", 1)], keep: None }.apply(&mut known, &domain());
+        let ids = |known: &Authorized| {
+            known
+                .entries()
+                .map(|e| format!("{}{}", e.id(), e.revision()))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        Polled {
+            put: vec![wire("a", 1), wire("b", 1)],
+            keep: None,
+        }
+        .apply(&mut known, &domain());
         assert!(known.is_synced());
         assert_eq!(ids(&known), "a1 b1");
-        Polled { put: vec![wire("b", 2), wire("c", 1)], keep: None }.apply(&mut known, &domain());
+        Polled {
+            put: vec![wire("b", 2), wire("c", 1)],
+            keep: None,
+        }
+        .apply(&mut known, &domain());
         assert_eq!(ids(&known), "b2 c1");
         let keep = [("b".to_owned(), ()), ("d".to_owned(), ())].into();
-        Polled { put: vec![wire("d", 1)], keep: Some(keep) }.apply(&mut known, &domain());
+        Polled {
+            put: vec![wire("d", 1)],
+            keep: Some(keep),
+        }
+        .apply(&mut known, &domain());
         assert_eq!(ids(&known), "b2 d1");
         // One that came back damaged is not served in its old form.
-        let bad = types::Entry { selectors: Vec::new(), ..wire("b", 3) };
-        Polled { put: vec![bad], keep: None }.apply(&mut known, &domain());
+        let bad = types::Entry {
+            selectors: Vec::new(),
+            ..wire("b", 3)
+        };
+        Polled {
+            put: vec![bad],
+            keep: None,
+        }
+        .apply(&mut known, &domain());
         assert_eq!(ids(&known), "");
     }
 }

@@ -28,20 +28,41 @@ impl Trust {
     }
 
     /// From the server.
-    pub(crate) fn from_wire(wire: &types::Bundle, own: &TrustDomain) -> Result<Arc<Self>, FieldError> {
+    pub(crate) fn from_wire(
+        wire: &types::Bundle,
+        own: &TrustDomain,
+    ) -> Result<Arc<Self>, FieldError> {
         let bundle = attesta_wire::bundle::from_wire(wire)?;
         if bundle.trust_domain() != own {
-            return Err(FieldError::new("trust_domain", bundle.trust_domain().as_str(), format!("is not {own}")));
+            return Err(FieldError::new(
+                "trust_domain",
+                bundle.trust_domain().as_str(),
+                format!("is not {own}"),
+            ));
         }
-        let tainted: BTreeSet<&[u8]> = wire.x509_authorities.iter().filter(|a| a.tainted).map(|a| a.asn1.as_slice()).collect();
-        let jwt = wire.jwt_authorities.iter().filter(|k| k.tainted).map(|k| k.key_id.clone()).collect();
+        let tainted: BTreeSet<&[u8]> = wire
+            .x509_authorities
+            .iter()
+            .filter(|a| a.tainted)
+            .map(|a| a.asn1.as_slice())
+            .collect();
+        let jwt = wire
+            .jwt_authorities
+            .iter()
+            .filter(|k| k.tainted)
+            .map(|k| k.key_id.clone())
+            .collect();
         Ok(Arc::new(Self::of(bundle, &tainted, jwt)))
     }
 
     fn of(bundle: Bundle, tainted: &BTreeSet<&[u8]>, tainted_jwt: BTreeSet<String>) -> Self {
         let authorities = bundle.x509_authorities();
         Self {
-            x509: authorities.iter().flat_map(X509Authority::der).copied().collect(),
+            x509: authorities
+                .iter()
+                .flat_map(X509Authority::der)
+                .copied()
+                .collect(),
             jwks: bundle.jwks_json(),
             sound: authorities
                 .iter()

@@ -10,16 +10,40 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
     /// How results, and errors on stderr, are written
-    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        help_heading = "Global options"
+    )]
     pub(crate) output: Output,
     /// The admin socket: a path, with or without `unix:`
-    #[arg(long, global = true, env = "ATTESTA_ADMIN", value_name = "SOCKET", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "ATTESTA_ADMIN",
+        value_name = "SOCKET",
+        help_heading = "Global options"
+    )]
     pub(crate) admin: Option<String>,
     /// The Workload API's socket: a path, with or without `unix:`
-    #[arg(long, global = true, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "SOCKET", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "SPIFFE_ENDPOINT_SOCKET",
+        value_name = "SOCKET",
+        help_heading = "Global options"
+    )]
     pub(crate) workload_api: Option<String>,
     /// The directory of everything that is kept, and of the sockets
-    #[arg(long, global = true, env = "ATTESTA_DATA_DIR", value_name = "DIR", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "ATTESTA_DATA_DIR",
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -47,7 +71,8 @@ impl Global {
     /// The Workload API's socket: the one that was named, else `workload.sock` in the directory. An address that is
     /// not a unix socket's comes back as it was written; `ask` checks addresses by C166-C168.
     pub(crate) fn workload_socket(&self) -> PathBuf {
-        named(self.workload_api.as_deref()).unwrap_or_else(|| self.directory().join(WORKLOAD_SOCKET))
+        named(self.workload_api.as_deref())
+            .unwrap_or_else(|| self.directory().join(WORKLOAD_SOCKET))
     }
 
     /// The agent's own admin socket, where `explain <pid>` asks: beside the Workload API's.
@@ -70,21 +95,32 @@ pub(crate) fn default_dir() -> PathBuf {
         return PathBuf::from("/var/lib/attesta");
     }
     // The XDG specification has relative paths ignored.
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map_or_else(|| PathBuf::from("attesta"), |state| state.join("attesta"))
 }
 
 fn named(address: Option<&str>) -> Option<PathBuf> {
-    address.filter(|address| !address.is_empty()).map(socket_path)
+    address
+        .filter(|address| !address.is_empty())
+        .map(socket_path)
 }
 
 /// The path of `unix:/path`, `unix:///path` or `/path`.
 pub(crate) fn socket_path(address: &str) -> PathBuf {
     let path = address.strip_prefix("unix:").unwrap_or(address);
     // `unix://` with an empty authority is the same address.
-    Path::new(path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path)).to_path_buf()
+    Path::new(
+        path.strip_prefix("//")
+            .filter(|rest| rest.starts_with('/'))
+            .unwrap_or(path),
+    )
+    .to_path_buf()
 }
 
 #[cfg(test)]
@@ -107,9 +143,19 @@ mod tests {
             (Some(""), Some("/d"), "/d/admin.sock"),
             (None, Some("/d"), "/d/admin.sock"),
         ] {
-            assert_eq!(global(admin, dir).admin_socket(), Path::new(expect), "{admin:?} {dir:?}");
+            assert_eq!(
+                global(admin, dir).admin_socket(),
+                Path::new(expect),
+                "{admin:?} {dir:?}"
+            );
         }
-        assert_eq!(global(None, Some("/d")).workload_socket(), Path::new("/d/workload.sock"));
-        assert_eq!(global(None, Some("/d")).agent_admin_socket(), Path::new("/d/agent-admin.sock"));
+        assert_eq!(
+            global(None, Some("/d")).workload_socket(),
+            Path::new("/d/workload.sock")
+        );
+        assert_eq!(
+            global(None, Some("/d")).agent_admin_socket(),
+            Path::new("/d/agent-admin.sock")
+        );
     }
 }

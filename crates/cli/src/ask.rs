@@ -97,20 +97,36 @@ mod tests {
         let root = <crate::Cli as clap::CommandFactory>::command();
         root.clone().debug_assert();
         let mut examples = 0;
-        leaves(&Ask::augment_subcommands(Command::new("attesta")), "attesta", &mut |path, command| {
-            // What serves is another file's.
-            if path == "attesta agent run" {
-                return;
-            }
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.starts_with("Example"), "{path} has no example");
-            for line in help.lines().map(str::trim).filter(|l| l.starts_with("attesta ")) {
-                let words = line.split([';', '|', '>', '<']).next().unwrap_or(line);
-                let parsed = root.clone().try_get_matches_from(words.split_whitespace().map(|w| w.trim_matches('\'')));
-                assert!(parsed.is_ok(), "{path}: {line}: {parsed:?}");
-                examples += 1;
-            }
-        });
+        leaves(
+            &Ask::augment_subcommands(Command::new("attesta")),
+            "attesta",
+            &mut |path, command| {
+                // What serves is another file's.
+                if path == "attesta agent run" {
+                    return;
+                }
+                let help = command
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(help.starts_with("Example"), "{path} has no example");
+                for line in help.lines() {
+                    assert!(line.chars().count() < 100, "{path}: wraps: {line}");
+                }
+                for line in help
+                    .lines()
+                    .map(str::trim)
+                    .filter(|l| l.starts_with("attesta "))
+                {
+                    let words = line.split([';', '|', '>', '<']).next().unwrap_or(line);
+                    let parsed = root.clone().try_get_matches_from(
+                        words.split_whitespace().map(|w| w.trim_matches('\'')),
+                    );
+                    assert!(parsed.is_ok(), "{path}: {line}: {parsed:?}");
+                    examples += 1;
+                }
+            },
+        );
         assert!(examples > 15, "{examples}");
     }
 }

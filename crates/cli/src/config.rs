@@ -87,7 +87,10 @@ pub(crate) fn command(command: &ConfigCommand, global: &Global) -> anyhow::Resul
             }
             match global.output {
                 Output::Text => format!("{} is good for `{}`\n", config.display(), role.command()),
-                Output::Json => format!("{}\n", serde_json::json!({"file": config, "command": role.command(), "good": true})),
+                Output::Json => format!(
+                    "{}\n",
+                    serde_json::json!({"file": config, "command": role.command(), "good": true})
+                ),
             }
         }
     };
@@ -116,6 +119,10 @@ pub(crate) struct ServerConfig {
     pub(crate) admin_ids: Vec<SpiffeId>,
     pub(crate) default_policies: bool,
     pub(crate) policy_files: Vec<PathBuf>,
+    /// None: for ever.
+    pub(crate) records_age: Option<Duration>,
+    /// Bytes; none: without limit.
+    pub(crate) records_size: Option<u64>,
     pub(crate) join_token: bool,
     /// Empty: switched off.
     pub(crate) x509pop_ca_bundles: Vec<PathBuf>,
@@ -130,18 +137,32 @@ impl ServerConfig {
             listen: values.address("server.listen"),
             admin_socket: values.path("server.admin_socket"),
             connections: values.count("server.connections"),
-            ca_key: values.keys("server.ca_key_type").first().copied().unwrap_or_default(),
+            ca_key: values
+                .keys("server.ca_key_type")
+                .first()
+                .copied()
+                .unwrap_or_default(),
             jwt_keys: values.keys("server.jwt_key_types"),
             ca_ttl,
             propagation: values.duration("server.propagation").unwrap_or_default(),
-            default_x509: values.duration("server.default_x509_svid_ttl").unwrap_or_default(),
-            default_jwt: values.duration("server.default_jwt_svid_ttl").unwrap_or_default(),
-            longest_x509: values.duration("server.longest_x509_svid_ttl").unwrap_or_else(|| longest(ca_ttl)),
-            longest_jwt: values.duration("server.longest_jwt_svid_ttl").unwrap_or_default(),
+            default_x509: values
+                .duration("server.default_x509_svid_ttl")
+                .unwrap_or_default(),
+            default_jwt: values
+                .duration("server.default_jwt_svid_ttl")
+                .unwrap_or_default(),
+            longest_x509: values
+                .duration("server.longest_x509_svid_ttl")
+                .unwrap_or_else(|| longest(ca_ttl)),
+            longest_jwt: values
+                .duration("server.longest_jwt_svid_ttl")
+                .unwrap_or_default(),
             agent_ttl: values.duration("server.agent_ttl").unwrap_or_default(),
             admin_ids: values.ids("server.admin_ids"),
             default_policies: values.flag("server.default_policies"),
             policy_files: values.paths("server.policy_files"),
+            records_age: values.duration("server.records_age"),
+            records_size: Some(values.number("server.records_size")).filter(|size| *size > 0),
             join_token: values.flag("server.join_token"),
             x509pop_ca_bundles: values.paths("server.x509pop.ca_bundle_paths"),
         }
@@ -150,7 +171,11 @@ impl ServerConfig {
 
 /// The longest SVID that authorities of this lifetime sign.
 fn longest(ca_ttl: Duration) -> Duration {
-    Lifetimes { authority: ca_ttl, ..Lifetimes::default() }.longest_svid()
+    Lifetimes {
+        authority: ca_ttl,
+        ..Lifetimes::default()
+    }
+    .longest_svid()
 }
 
 /// `[agent]`, checked.
@@ -184,10 +209,15 @@ pub(crate) struct X509Pop {
 
 impl AgentConfig {
     pub(crate) fn new(values: &Values) -> Self {
-        let x509pop = match (values.path("agent.x509pop.certificate_path"), values.path("agent.x509pop.private_key_path")) {
-            (Some(certificate), Some(private_key)) => {
-                Some(X509Pop { certificate, private_key, intermediates: values.path("agent.x509pop.intermediates_path") })
-            }
+        let x509pop = match (
+            values.path("agent.x509pop.certificate_path"),
+            values.path("agent.x509pop.private_key_path"),
+        ) {
+            (Some(certificate), Some(private_key)) => Some(X509Pop {
+                certificate,
+                private_key,
+                intermediates: values.path("agent.x509pop.intermediates_path"),
+            }),
             _ => None,
         };
         let count = |path| u32::try_from(values.count(path)).unwrap_or(u32::MAX);
@@ -200,7 +230,11 @@ impl AgentConfig {
             workload_socket: values.path("agent.workload_socket"),
             admin_socket: values.path("agent.admin_socket"),
             sync_interval: values.duration("agent.sync_interval").unwrap_or_default(),
-            workload_key: values.keys("agent.workload_key_type").first().copied().unwrap_or_default(),
+            workload_key: values
+                .keys("agent.workload_key_type")
+                .first()
+                .copied()
+                .unwrap_or_default(),
             executable_limit: values.number("agent.executable_limit"),
             foreign_paths: values.flag("agent.foreign_paths"),
             connections_per_uid: count("agent.connections_per_uid"),
@@ -217,7 +251,9 @@ pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let fail = |why: String| Failure::usage(format!("{}: {why}", path.display()));
     let file = std::fs::File::open(path).map_err(|e| fail(e.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| fail(e.to_string()))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
         return Err(fail(format!("longer than {limit} bytes")));
     }

@@ -12,7 +12,13 @@ use crate::output::Failure;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Log {
     /// What is logged to stderr: error, warn, info, debug, trace, or directives such as `info,attesta_agent=debug`
-    #[arg(long, global = true, env = "ATTESTA_LOG", value_name = "LEVEL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "ATTESTA_LOG",
+        value_name = "LEVEL",
+        help_heading = "Global options"
+    )]
     log_level: Option<String>,
 }
 
@@ -22,7 +28,11 @@ impl Log {
     /// # Errors
     /// A level that is none.
     pub(crate) fn start(&self, quiet: &str) -> Result<(), Failure> {
-        let wanted = self.log_level.as_deref().filter(|level| !level.is_empty()).unwrap_or(quiet);
+        let wanted = self
+            .log_level
+            .as_deref()
+            .filter(|level| !level.is_empty())
+            .unwrap_or(quiet);
         let filter = EnvFilter::builder().parse(wanted).map_err(|e| {
             Failure::usage(format!("--log-level {wanted:?}: {e}"))
                 .with_hint("one of error, warn, info, debug, trace, or directives such as info,attesta_agent=debug")
@@ -31,7 +41,11 @@ impl Log {
         let started = if stderr().is_terminal() {
             log.try_init()
         } else {
-            log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+            log.json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .try_init()
         };
         started.map_err(|e| Failure::failed(format!("the log could not be started: {e}")))
     }

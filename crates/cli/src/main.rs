@@ -22,7 +22,7 @@ use crate::{
 
 /// Short-lived, attested identities for workloads
 #[derive(Parser)]
-#[command(name = "attesta", version, about, after_help = EXITS, after_long_help = EXITS, arg_required_else_help = true)]
+#[command(name = "attesta", version, after_help = EXITS, after_long_help = EXITS, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -85,7 +85,9 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         _ => "warn",
     };
     cli.log.start(quiet)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let code = runtime.block_on(run(cli.command, &cli.global));
     // Whatever still blocks (a name service, a disk) does not hold up the exit.
     runtime.shutdown_background();
@@ -104,7 +106,10 @@ async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// Help, the version, or a command line that cannot be understood.
 fn unparsed(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
         // With stdout closed nobody reads it.
         drop(error.print());
         return ExitCode::SUCCESS;
@@ -115,7 +120,15 @@ fn unparsed(error: &clap::Error) -> ExitCode {
         let (what, rest) = text.split_once("\n\n").unwrap_or((text, ""));
         let failure = Failure::usage(what.trim().replace('\n', " "));
         let rest = rest.trim().replace('\n', " ");
-        return report(&if rest.is_empty() { failure } else { failure.with_hint(rest) }.into(), Output::Json);
+        return report(
+            &if rest.is_empty() {
+                failure
+            } else {
+                failure.with_hint(rest)
+            }
+            .into(),
+            Output::Json,
+        );
     }
     drop(error.print());
     // What clap's own exit has as well: wrong use.
@@ -126,7 +139,9 @@ fn unparsed(error: &clap::Error) -> ExitCode {
 fn wants_json() -> bool {
     let mut words = std::env::args_os().skip(1).peekable();
     while let Some(word) = words.next() {
-        if word == "--output=json" || (word == "--output" && words.peek().is_some_and(|next| next == "json")) {
+        if word == "--output=json"
+            || (word == "--output" && words.peek().is_some_and(|next| next == "json"))
+        {
             return true;
         }
     }

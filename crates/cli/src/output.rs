@@ -51,7 +51,14 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), cause: None, hint: None, code: None, decision: None }
+        Self {
+            exit,
+            message: message.into(),
+            cause: None,
+            hint: None,
+            code: None,
+            decision: None,
+        }
     }
 
     /// What was asked was refused, or did not work.
@@ -109,7 +116,10 @@ impl Error for Failure {}
 
 /// Writes an error to stderr and gives the exit code. A reader that closed stdout early is no error worth a word.
 pub(crate) fn report(error: &anyhow::Error, output: Output) -> ExitCode {
-    if error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) {
+    if error.chain().any(|e| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    }) {
         return Exit::Failed.into();
     }
     note(rendered(error, output));
@@ -124,7 +134,12 @@ fn rendered(error: &anyhow::Error, output: Output) -> String {
     let failure = failure_in(error);
     let message = shown(&error.to_string());
     let mut causes: Vec<String> = Vec::new();
-    for cause in error.chain().skip(1).map(ToString::to_string).chain(failure.and_then(|f| f.cause.clone())) {
+    for cause in error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .chain(failure.and_then(|f| f.cause.clone()))
+    {
         let cause = shown(&cause);
         // A transparent error only repeats what stands above it.
         if !causes.last().unwrap_or(&message).contains(&cause) {
@@ -138,7 +153,11 @@ fn rendered(error: &anyhow::Error, output: Output) -> String {
             let mut lines = vec![format!("error: {message}")];
             lines.extend(causes.iter().map(|c| format!("cause: {c}")));
             lines.extend(hint.map(|h| format!("hint: {h}")));
-            lines.extend(decision.map(|d| format!("hint: an administrator finds it with: attesta audit show {d}")));
+            lines.extend(
+                decision.map(|d| {
+                    format!("hint: an administrator finds it with: attesta audit show {d}")
+                }),
+            );
             lines.join("\n")
         }
         Output::Json => json!({
@@ -190,7 +209,17 @@ pub(crate) struct Block(String);
 impl Block {
     /// One line.
     pub(crate) fn line(&mut self, label: &str, value: impl AsRef<str>) -> &mut Self {
-        self.0.push_str(&format!("{label:<17}: {}\n", shown(value.as_ref())));
+        self.0
+            .push_str(&format!("{label:<17}: {}\n", shown(value.as_ref())));
+        self
+    }
+
+    /// One line that is not cut, however long it is.
+    pub(crate) fn whole(&mut self, label: &str, value: &str) -> &mut Self {
+        self.0.push_str(&format!(
+            "{label:<17}: {}\n",
+            text::bounded(value, usize::MAX)
+        ));
         self
     }
 
@@ -215,22 +244,43 @@ pub(crate) fn moment(at: Timestamp, now: Timestamp) -> String {
     let far = span(Duration::from_secs(seconds.unsigned_abs()));
     // Whole seconds: nobody reads the rest.
     let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
-    if seconds < 0 { format!("{at} ({far} ago)") } else { format!("{at} (in {far})") }
+    if seconds < 0 {
+        format!("{at} ({far} ago)")
+    } else {
+        format!("{at} (in {far})")
+    }
 }
 
 /// A duration in its two largest units: `1h 30m`.
 pub(crate) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let units = [("d", 86_400, u64::MAX), ("h", 3600, 24), ("m", 60, 60), ("s", 1, 60)];
-    let parts = units.iter().map(|(unit, size, wrap)| (unit, (seconds / size) % wrap));
-    let shown: Vec<String> =
-        parts.skip_while(|(_, n)| *n == 0).take(2).filter(|(_, n)| *n > 0).map(|(unit, n)| format!("{n}{unit}")).collect();
-    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+    let units = [
+        ("d", 86_400, u64::MAX),
+        ("h", 3600, 24),
+        ("m", 60, 60),
+        ("s", 1, 60),
+    ];
+    let parts = units
+        .iter()
+        .map(|(unit, size, wrap)| (unit, (seconds / size) % wrap));
+    let shown: Vec<String> = parts
+        .skip_while(|(_, n)| *n == 0)
+        .take(2)
+        .filter(|(_, n)| *n > 0)
+        .map(|(unit, n)| format!("{n}{unit}"))
+        .collect();
+    if shown.is_empty() {
+        "0s".to_owned()
+    } else {
+        shown.join(" ")
+    }
 }
 
 /// RFC 3339 in whole seconds from Unix seconds; nothing for 0, which stands for "never" or "not known" on the wire.
 pub(crate) fn unix_time(seconds: i64) -> Option<Timestamp> {
-    (seconds != 0).then(|| Timestamp::from_second(seconds).ok()).flatten()
+    (seconds != 0)
+        .then(|| Timestamp::from_second(seconds).ok())
+        .flatten()
 }
 
 #[cfg(test)]
@@ -239,37 +289,68 @@ mod tests {
 
     #[test]
     fn spans_have_two_units() {
-        for (seconds, expect) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (61, "1m 1s"), (3600, "1h"), (3661, "1h 1m"), (86_400, "1d"), (90_000, "1d 1h"), (86_460, "1d"), (864_000, "10d")]
-        {
+        for (seconds, expect) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (61, "1m 1s"),
+            (3600, "1h"),
+            (3661, "1h 1m"),
+            (86_400, "1d"),
+            (90_000, "1d 1h"),
+            (86_460, "1d"),
+            (864_000, "10d"),
+        ] {
             assert_eq!(span(Duration::from_secs(seconds)), expect, "{seconds}");
         }
         let now = Timestamp::from_second(1000).unwrap();
-        assert_eq!(moment(Timestamp::from_second(1090).unwrap(), now), "1970-01-01T00:18:10Z (in 1m 30s)");
-        assert_eq!(moment(Timestamp::from_second(940).unwrap(), now), "1970-01-01T00:15:40Z (1m ago)");
+        assert_eq!(
+            moment(Timestamp::from_second(1090).unwrap(), now),
+            "1970-01-01T00:18:10Z (in 1m 30s)"
+        );
+        assert_eq!(
+            moment(Timestamp::from_second(940).unwrap(), now),
+            "1970-01-01T00:15:40Z (1m ago)"
+        );
     }
 
     #[test]
     fn errors_say_cause_and_hint_and_cannot_break_a_line() {
-        let failure =
-            Failure::unreachable("no answer at /a\u{1b}[31m").with_cause("gone\nERROR: fake").with_hint("is it running?");
+        let failure = Failure::unreachable("no answer at /a\u{1b}[31m")
+            .with_cause("gone\nERROR: fake")
+            .with_hint("is it running?");
         let error = anyhow::Error::from(failure);
         let text = rendered(&error, Output::Text);
-        assert_eq!(text, "error: no answer at /a\\u{1b}[31m\ncause: gone\\u{a}ERROR: fake\nhint: is it running?");
+        assert_eq!(
+            text,
+            "error: no answer at /a\\u{1b}[31m\ncause: gone\\u{a}ERROR: fake\nhint: is it running?"
+        );
         let value: Value = serde_json::from_str(&rendered(&error, Output::Json)).unwrap();
-        assert_eq!((value["exit_code"].as_u64(), value["hint"].as_str()), (Some(3), Some("is it running?")));
+        assert_eq!(
+            (value["exit_code"].as_u64(), value["hint"].as_str()),
+            (Some(3), Some("is it running?"))
+        );
         let plain = anyhow::anyhow!("inner").context("outer");
         assert_eq!(rendered(&plain, Output::Text), "error: outer\ncause: inner");
         let twice = anyhow::anyhow!("a: b").context("a: b");
         assert_eq!(rendered(&twice, Output::Text), "error: a: b");
-        let refused = Failure::failed("no").with_code("PermissionDenied").with_decision(Some("01".to_owned())).into();
+        let refused = Failure::failed("no")
+            .with_code("PermissionDenied")
+            .with_decision(Some("01".to_owned()))
+            .into();
         assert!(rendered(&refused, Output::Text).ends_with("attesta audit show 01"));
     }
 
     #[test]
     fn a_block_is_aligned_and_safe() {
         let mut block = Block::default();
-        block.line("Entry ID", "a").some("Hint", "").line("Owner", "x\u{1b}]0;evil\u{7}");
-        assert_eq!(block.to_string(), "Entry ID         : a\nOwner            : x\\u{1b}]0;evil\\u{7}\n");
+        block
+            .line("Entry ID", "a")
+            .some("Hint", "")
+            .line("Owner", "x\u{1b}]0;evil\u{7}");
+        assert_eq!(
+            block.to_string(),
+            "Entry ID         : a\nOwner            : x\\u{1b}]0;evil\\u{7}\n"
+        );
     }
 }

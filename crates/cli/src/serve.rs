@@ -145,9 +145,14 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCo
         None => TrustDomain::parse("example.org").context("the default trust domain")?,
     };
     let named = global.data_dir.clone().or(config.data_dir.clone());
-    let from_environment = global.data_dir.is_some() && std::env::var_os("ATTESTA_DATA_DIR").map(PathBuf::from) == global.data_dir;
+    let from_environment = global.data_dir.is_some()
+        && std::env::var_os("ATTESTA_DATA_DIR").map(PathBuf::from) == global.data_dir;
     if args.ephemeral && global.data_dir.is_some() && !from_environment {
-        return Err(Failure::usage("--ephemeral keeps nothing, and --data-dir names where to keep it").with_hint("leave one out").into());
+        return Err(Failure::usage(
+            "--ephemeral keeps nothing, and --data-dir names where to keep it",
+        )
+        .with_hint("leave one out")
+        .into());
     }
     let place = if args.ephemeral || (args.demo && (named.is_none() || from_environment)) {
         Place::ephemeral()?
@@ -156,7 +161,16 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCo
     };
     let mut life = Life::begin()?;
     let listen = place.listen(args.listen.or(config.listen));
-    let Building { local, started, .. } = life.unless_stopped(build_local(&config, &agent, &trust_domain, listen, &place, &life)).await??;
+    let Building { local, started, .. } = life
+        .unless_stopped(build_local(
+            &config,
+            &agent,
+            &trust_domain,
+            listen,
+            &place,
+            &life,
+        ))
+        .await??;
     place.remember(started.address);
     let bundle = place.path("bundle.pem");
     bundle_file::keep(&life.tasks, &bundle, started.bundle.clone())?;
@@ -189,7 +203,11 @@ pub(crate) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCo
                 output: global.output,
                 once: args.once,
             };
-            if args.demo { play(&stage, &mut life).await } else { Err(life.end().await) }
+            if args.demo {
+                play(&stage, &mut life).await
+            } else {
+                Err(life.end().await)
+            }
         }
     };
     close(life, started, &[place.path(args::ADMIN_SOCKET)]).await;
@@ -230,7 +248,13 @@ async fn build_local(
     life: &Life,
 ) -> anyhow::Result<Building> {
     let (verify, collect) = local::pair(draw::bytes()?);
-    let parts = ServerParts { config, trust_domain, listen: Some(listen), admin_socket: place.path(args::ADMIN_SOCKET), local: Some(verify) };
+    let parts = ServerParts {
+        config,
+        trust_domain,
+        listen: Some(listen),
+        admin_socket: place.path(args::ADMIN_SOCKET),
+        local: Some(verify),
+    };
     let (server, started) = build_server(parts, place, life).await?;
     let mut halves = node::AgentSettings::none();
     halves.local = Some(collect);
@@ -248,30 +272,70 @@ async fn build_local(
         limits: parts::agent_limits(agent),
     };
     let agent = Agent::build(settings, life.clock.clone(), &life.tasks, &life.guards).await?;
-    Ok(Building { local: Local { agent, server }, started })
+    Ok(Building {
+        local: Local { agent, server },
+        started,
+    })
 }
 
-async fn build_server(parts: ServerParts<'_>, place: &Place, life: &Life) -> anyhow::Result<(Server, Started)> {
+async fn build_server(
+    parts: ServerParts<'_>,
+    place: &Place,
+    life: &Life,
+) -> anyhow::Result<(Server, Started)> {
     let (kek, backend, records) = place.state()?;
     let settings = parts.settings(kek)?;
-    Server::build(settings, backend, records, Failpoints::none(), life.clock.clone()).await.map_err(parts::refused)
+    Server::build(
+        settings,
+        backend,
+        records,
+        Failpoints::none(),
+        life.clock.clone(),
+    )
+    .await
+    .map_err(parts::refused)
 }
 
 /// A server on its own.
 pub(crate) async fn server_run(args: ServerRun, global: &Global) -> anyhow::Result<ExitCode> {
-    let given = args.trust_domain.map(|name| ("server.trust_domain", Value::TrustDomain(name))).into_iter().collect();
+    let given = args
+        .trust_domain
+        .map(|name| ("server.trust_domain", Value::TrustDomain(name)))
+        .into_iter()
+        .collect();
     let values = Values::load(args.config.as_deref(), Role::Server, given)?;
     let config = ServerConfig::new(&values);
     let Some(trust_domain) = config.trust_domain.clone() else {
         return Err(Failure::usage("there is no trust domain").into());
     };
-    let place = Place::open(&global.data_dir.clone().or(config.data_dir.clone()).unwrap_or_else(args::default_dir))?;
+    let place = Place::open(
+        &global
+            .data_dir
+            .clone()
+            .or(config.data_dir.clone())
+            .unwrap_or_else(args::default_dir),
+    )?;
     let mut life = Life::begin()?;
-    let listen = args.listen.or(config.listen).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 8081)));
-    let admin_socket = config.admin_socket.clone().unwrap_or_else(|| place.path(args::ADMIN_SOCKET));
-    let parts =
-        ServerParts { config: &config, trust_domain: &trust_domain, listen: Some(listen), admin_socket: admin_socket.clone(), local: None };
-    let (server, started) = life.unless_stopped(build_server(parts, &place, &life)).await??;
+    let listen = args
+        .listen
+        .or(config.listen)
+        .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 8081)));
+    let listen = place.listen(Some(listen));
+    let admin_socket = config
+        .admin_socket
+        .clone()
+        .unwrap_or_else(|| place.path(args::ADMIN_SOCKET));
+    let parts = ServerParts {
+        config: &config,
+        trust_domain: &trust_domain,
+        listen: Some(listen),
+        admin_socket: admin_socket.clone(),
+        local: None,
+    };
+    let (server, started) = life
+        .unless_stopped(build_server(parts, &place, &life))
+        .await??;
+    place.remember(started.address);
     let bundle = place.path("bundle.pem");
     bundle_file::keep(&life.tasks, &bundle, started.bundle.clone())?;
     server.run(&life.tasks, &life.guards)?;
@@ -299,18 +363,44 @@ pub(crate) async fn server_run(args: ServerRun, global: &Global) -> anyhow::Resu
 /// An agent on its own.
 pub(crate) async fn agent_run(args: AgentRun, global: &Global) -> anyhow::Result<ExitCode> {
     let mut given = crate::config::Given::new();
-    given.extend(args.trust_domain.map(|name| ("agent.trust_domain", Value::TrustDomain(name))));
-    given.extend(args.server_address.map(|address| ("agent.server_address", Value::Text(address))));
-    given.extend(args.bootstrap_bundle.map(|path| ("agent.bootstrap_bundle", Value::Path(path))));
-    given.extend(args.insecure_bootstrap.then_some(("agent.insecure_bootstrap", Value::Bool(true))));
+    given.extend(
+        args.trust_domain
+            .map(|name| ("agent.trust_domain", Value::TrustDomain(name))),
+    );
+    given.extend(
+        args.server_address
+            .map(|address| ("agent.server_address", Value::Text(address))),
+    );
+    given.extend(
+        args.bootstrap_bundle
+            .map(|path| ("agent.bootstrap_bundle", Value::Path(path))),
+    );
+    given.extend(
+        args.insecure_bootstrap
+            .then_some(("agent.insecure_bootstrap", Value::Bool(true))),
+    );
     let values = Values::load(args.config.as_deref(), Role::Agent, given)?;
     let config = AgentConfig::new(&values);
-    let (Some(trust_domain), Some(server)) = (config.trust_domain.clone(), config.server_address.clone()) else {
+    let (Some(trust_domain), Some(server)) =
+        (config.trust_domain.clone(), config.server_address.clone())
+    else {
         return Err(Failure::usage("there is no trust domain, or no server").into());
     };
-    let place = Place::open(&global.data_dir.clone().or(config.data_dir.clone()).unwrap_or_else(args::default_dir))?;
-    let workload_socket = config.workload_socket.clone().unwrap_or_else(|| place.path(args::WORKLOAD_SOCKET));
-    let admin_socket = config.admin_socket.clone().unwrap_or_else(|| workload_socket.with_file_name(args::AGENT_ADMIN_SOCKET));
+    let place = Place::open(
+        &global
+            .data_dir
+            .clone()
+            .or(config.data_dir.clone())
+            .unwrap_or_else(args::default_dir),
+    )?;
+    let workload_socket = config
+        .workload_socket
+        .clone()
+        .unwrap_or_else(|| place.path(args::WORKLOAD_SOCKET));
+    let admin_socket = config
+        .admin_socket
+        .clone()
+        .unwrap_or_else(|| workload_socket.with_file_name(args::AGENT_ADMIN_SOCKET));
     let kept = parts::Kept::look(&place.path("agent"));
     let settings = AgentSettings {
         bootstrap: parts::bootstrap(&config, &trust_domain, &kept)?,
@@ -326,7 +416,14 @@ pub(crate) async fn agent_run(args: AgentRun, global: &Global) -> anyhow::Result
         limits: parts::agent_limits(&config),
     };
     let mut life = Life::begin()?;
-    let agent = life.unless_stopped(Agent::build(settings, life.clock.clone(), &life.tasks, &life.guards)).await??;
+    let agent = life
+        .unless_stopped(Agent::build(
+            settings,
+            life.clock.clone(),
+            &life.tasks,
+            &life.guards,
+        ))
+        .await??;
     let status: Live<_> = agent.status();
     agent.run(&life.tasks);
     let end = match life.ready(Some(&status)).await {

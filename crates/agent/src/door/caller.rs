@@ -58,15 +58,26 @@ impl Reception {
     /// What is true of the process now. Asked again before anything is sent: a process that executed another program
     /// since it connected is another caller, and is refused.
     pub(crate) async fn attest(&self, peer: &Peer) -> Result<Arc<Who>, Status> {
-        let observed = self.workloads.attest(peer, self.deadline).await.map_err(|e| unattested(&e))?;
+        let observed = self
+            .workloads
+            .attest(peer, self.deadline)
+            .await
+            .map_err(|e| unattested(&e))?;
         let stable = observed.digest_facts().clone();
-        Ok(Arc::new(Who::new(Parent::Server, peer.instance(), observed.facts, &stable)))
+        Ok(Arc::new(Who::new(
+            Parent::Server,
+            peer.instance(),
+            observed.facts,
+            &stable,
+        )))
     }
 
     /// The identities of an instance, in the order of precedence; at least one.
     pub(crate) fn identify(&self, who: &Who, known: &Authorized) -> Result<Vec<Match>, Status> {
         if !known.is_synced() {
-            return Err(Status::unavailable("the agent does not know yet what this node may vouch for"));
+            return Err(Status::unavailable(
+                "the agent does not know yet what this node may vouch for",
+            ));
         }
         let (matches, denied) = known.identify(who, self.clock.now());
         for (entry, denial) in denied {
@@ -81,13 +92,25 @@ impl Reception {
 
     /// The bundle.
     pub(crate) fn trust(&self, known: &Authorized) -> Result<Arc<Trust>, Status> {
-        known.trust().cloned().ok_or_else(|| Status::unavailable("the agent has no bundle yet"))
+        known
+            .trust()
+            .cloned()
+            .ok_or_else(|| Status::unavailable("the agent has no bundle yet"))
     }
 
     /// What the instance holds of these identities; what it does not hold yet is obtained, except for what `skip` says.
     /// What is refused is beside it.
-    pub(crate) async fn svids(&self, who: &Arc<Who>, peer: &Peer, matches: Vec<Match>, skip: impl Fn(&Match) -> bool) -> (Vec<Svid>, Vec<(Match, Refusal)>) {
-        let seen = self.book.holdings().seen_by(who, matches.clone(), self.clock.now());
+    pub(crate) async fn svids(
+        &self,
+        who: &Arc<Who>,
+        peer: &Peer,
+        matches: Vec<Match>,
+        skip: impl Fn(&Match) -> bool,
+    ) -> (Vec<Svid>, Vec<(Match, Refusal)>) {
+        let seen = self
+            .book
+            .holdings()
+            .seen_by(who, matches.clone(), self.clock.now());
         let missing: Vec<Match> = seen.missing.into_iter().filter(|m| !skip(m)).collect();
         if missing.is_empty() {
             return (seen.held, Vec::new());
@@ -95,7 +118,14 @@ impl Reception {
         // Watched before the first credential is asked for, so that none outlives its process unseen.
         self.instances.watch(peer).await;
         let correlation = self.correlation();
-        let order = |found: &Match| Order::first(Arc::clone(who), found.clone(), Want::X509, correlation.clone());
+        let order = |found: &Match| {
+            Order::first(
+                Arc::clone(who),
+                found.clone(),
+                Want::X509,
+                correlation.clone(),
+            )
+        };
         let answers = self.desk.obtain(missing.iter().map(order).collect()).await;
         let mut obtained = Vec::new();
         let mut refused = Vec::new();
@@ -109,27 +139,62 @@ impl Reception {
         let all = seen.held.into_iter().chain(obtained);
         let mut svids: Vec<Svid> = all.collect();
         // Back into the order of precedence.
-        let rank = |svid: &Svid| matches.iter().position(|m| m.entry.id() == svid.0.entry.id());
+        let rank = |svid: &Svid| {
+            matches
+                .iter()
+                .position(|m| m.entry.id() == svid.0.entry.id())
+        };
         svids.sort_by_key(rank);
         (svids, refused)
     }
 
     /// Tokens for these identities: at least one, in the order of precedence.
-    pub(crate) async fn tokens(&self, who: &Arc<Who>, peer: &Peer, matches: Vec<Match>, audience: Vec<String>) -> Result<Vec<(Match, Arc<Token>)>, Status> {
+    pub(crate) async fn tokens(
+        &self,
+        who: &Arc<Who>,
+        peer: &Peer,
+        matches: Vec<Match>,
+        audience: Vec<String>,
+    ) -> Result<Vec<(Match, Arc<Token>)>, Status> {
         let now = self.clock.now();
         let known = self.authorized.load();
         let cached = |found: &Match| {
             let holding = HoldingKey::own(who, &found.entry, &found.id);
-            self.tokens.find(&TokenKey { holding, audience: audience.clone() }, &known, now)
+            self.tokens.find(
+                &TokenKey {
+                    holding,
+                    audience: audience.clone(),
+                },
+                &known,
+                now,
+            )
         };
-        let mut tokens: Vec<(Match, Option<Arc<Token>>)> = matches.into_iter().map(|found| (found.clone(), cached(&found))).collect();
-        let missing: Vec<Match> = tokens.iter().filter(|(_, token)| token.is_none()).map(|(found, _)| found.clone()).collect();
+        let mut tokens: Vec<(Match, Option<Arc<Token>>)> = matches
+            .into_iter()
+            .map(|found| (found.clone(), cached(&found)))
+            .collect();
+        let missing: Vec<Match> = tokens
+            .iter()
+            .filter(|(_, token)| token.is_none())
+            .map(|(found, _)| found.clone())
+            .collect();
         let mut refusals = Vec::new();
         if !missing.is_empty() {
             self.instances.watch(peer).await;
             let correlation = self.correlation();
-            let order = |found: Match| Order::first(Arc::clone(who), found, Want::Jwt(audience.clone()), correlation.clone());
-            let mut answers = self.desk.obtain(missing.into_iter().map(order).collect()).await.into_iter();
+            let order = |found: Match| {
+                Order::first(
+                    Arc::clone(who),
+                    found,
+                    Want::Jwt(audience.clone()),
+                    correlation.clone(),
+                )
+            };
+            let mut answers = self
+                .desk
+                .obtain(missing.into_iter().map(order).collect())
+                .await
+                .into_iter();
             for (_, token) in tokens.iter_mut().filter(|(_, token)| token.is_none()) {
                 match answers.next() {
                     Some(Ok(Granted::Jwt(came))) => *token = Some(came),
@@ -138,7 +203,10 @@ impl Reception {
                 }
             }
         }
-        let tokens: Vec<_> = tokens.into_iter().filter_map(|(found, token)| Some((found, token?))).collect();
+        let tokens: Vec<_> = tokens
+            .into_iter()
+            .filter_map(|(found, token)| Some((found, token?)))
+            .collect();
         if tokens.is_empty() || refusals.iter().any(Refusal::is_passing) {
             return Err(refused(&refusals, "could not fetch JWT-SVID"));
         }
@@ -152,13 +220,20 @@ impl Reception {
             return String::new();
         }
         let millis = u64::try_from(self.clock.now().as_millisecond()).unwrap_or(0);
-        CorrelationId::from_uuid(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()).to_string()
+        CorrelationId::from_uuid(
+            uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid(),
+        )
+        .to_string()
     }
 
     /// The identity that a caller named, among its own.
     pub(crate) fn only(&self, matches: Vec<Match>, id: &SpiffeId) -> Result<Vec<Match>, Status> {
         let own: Vec<_> = matches.into_iter().filter(|m| m.id == *id).collect();
-        if own.is_empty() { Err(Status::permission_denied(NO_IDENTITY)) } else { Ok(own) }
+        if own.is_empty() {
+            Err(Status::permission_denied(NO_IDENTITY))
+        } else {
+            Ok(own)
+        }
     }
 }
 
@@ -198,12 +273,34 @@ mod tests {
 
     #[test]
     fn a_refusal_names_its_record_and_a_failure_says_that_it_passes() {
-        let no = |code, decision: Option<&str>| Refusal { code, message: "because".to_owned(), decision: decision.map(str::to_owned) };
-        let status = refused(&[no(Code::PermissionDenied, None), no(Code::NotFound, Some("0a1b"))], "x");
-        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, NO_IDENTITY));
+        let no = |code, decision: Option<&str>| Refusal {
+            code,
+            message: "because".to_owned(),
+            decision: decision.map(str::to_owned),
+        };
+        let status = refused(
+            &[
+                no(Code::PermissionDenied, None),
+                no(Code::NotFound, Some("0a1b")),
+            ],
+            "x",
+        );
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::PermissionDenied, NO_IDENTITY)
+        );
         assert_eq!(status.metadata().get(DECISION_METADATA).unwrap(), "0a1b");
-        let status = refused(&[no(Code::PermissionDenied, Some("0a")), no(Code::Unavailable, None)], "could not fetch JWT-SVID");
-        assert_eq!((status.code(), status.message()), (Code::Unavailable, "could not fetch JWT-SVID: because"));
+        let status = refused(
+            &[
+                no(Code::PermissionDenied, Some("0a")),
+                no(Code::Unavailable, None),
+            ],
+            "could not fetch JWT-SVID",
+        );
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, "could not fetch JWT-SVID: because")
+        );
         assert!(status.metadata().get(DECISION_METADATA).is_none());
     }
 }

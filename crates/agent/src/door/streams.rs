@@ -38,7 +38,12 @@ trait View: Send + 'static {
     type Response: Send + 'static;
 
     /// What the caller may see now, unless it was shown that already.
-    fn look(&mut self, open: &Open, known: &Arc<Authorized>, who: &Arc<Who>) -> impl Future<Output = Result<Option<Self::Response>, Status>> + Send;
+    fn look(
+        &mut self,
+        open: &Open,
+        known: &Arc<Authorized>,
+        who: &Arc<Who>,
+    ) -> impl Future<Output = Result<Option<Self::Response>, Status>> + Send;
 }
 
 /// One open stream.
@@ -57,7 +62,11 @@ struct Open {
 ///
 /// # Errors
 /// What the first look says.
-pub(crate) async fn x509_svids(reception: Arc<Reception>, uid: u32, peer: Peer) -> Result<Responses<X509svidResponse>, Status> {
+pub(crate) async fn x509_svids(
+    reception: Arc<Reception>,
+    uid: u32,
+    peer: Peer,
+) -> Result<Responses<X509svidResponse>, Status> {
     let mut open = Open::new(reception, uid, peer).await?;
     open.bell = Some(open.reception.book.bell(&open.peer.instance()));
     open.start(Svids::default()).await
@@ -67,18 +76,41 @@ pub(crate) async fn x509_svids(reception: Arc<Reception>, uid: u32, peer: Peer) 
 ///
 /// # Errors
 /// What the first look says.
-pub(crate) async fn bundles<T: Send + 'static>(reception: Arc<Reception>, uid: u32, peer: Peer, shown: fn(&Trust) -> &[u8], render: fn(&Trust) -> T) -> Result<Responses<T>, Status> {
-    Open::new(reception, uid, peer).await?.start(Bundles { shown, render, last: None }).await
+pub(crate) async fn bundles<T: Send + 'static>(
+    reception: Arc<Reception>,
+    uid: u32,
+    peer: Peer,
+    shown: fn(&Trust) -> &[u8],
+    render: fn(&Trust) -> T,
+) -> Result<Responses<T>, Status> {
+    Open::new(reception, uid, peer)
+        .await?
+        .start(Bundles {
+            shown,
+            render,
+            last: None,
+        })
+        .await
 }
 
 impl Open {
     async fn new(reception: Arc<Reception>, uid: u32, peer: Peer) -> Result<Self, Status> {
         let limit = reception.streams_per_uid;
         let slot = reception.streams.take(uid, limit);
-        let slot = slot.ok_or_else(|| Status::unavailable(format!("user {uid} has {limit} open streams already")))?;
+        let slot = slot.ok_or_else(|| {
+            Status::unavailable(format!("user {uid} has {limit} open streams already"))
+        })?;
         let gone = reception.instances.watch(&peer).await;
         let version = reception.authorized.version();
-        Ok(Self { reception, peer, gone, bell: None, version, misses: 0, _slot: slot })
+        Ok(Self {
+            reception,
+            peer,
+            gone,
+            bell: None,
+            version,
+            misses: 0,
+            _slot: slot,
+        })
     }
 
     /// Looks once, then whenever the reader takes.
@@ -100,7 +132,9 @@ impl Open {
                         open.misses = 0;
                         return Some((Ok(response), Some((open, view, None))));
                     }
-                    Err(status) if status.code() == Code::Unavailable && open.misses < MISSES => open.misses += 1,
+                    Err(status) if status.code() == Code::Unavailable && open.misses < MISSES => {
+                        open.misses += 1
+                    }
                     Err(status) => return Some((Err(status), None)),
                 }
             }
@@ -152,9 +186,18 @@ struct Shown {
 impl View for Svids {
     type Response = X509svidResponse;
 
-    async fn look(&mut self, open: &Open, known: &Arc<Authorized>, who: &Arc<Who>) -> Result<Option<X509svidResponse>, Status> {
+    async fn look(
+        &mut self,
+        open: &Open,
+        known: &Arc<Authorized>,
+        who: &Arc<Who>,
+    ) -> Result<Option<X509svidResponse>, Status> {
         let reception = &open.reception;
-        if self.who.as_ref().is_some_and(|before| before.digest != who.digest) {
+        if self
+            .who
+            .as_ref()
+            .is_some_and(|before| before.digest != who.digest)
+        {
             // It is not what it was; what it held as that is not its own any more.
             reception.book.drop_other_facts(who);
         }
@@ -162,7 +205,11 @@ impl View for Svids {
         let matches = reception.identify(who, known)?;
         let trust = reception.trust(known)?;
         let now = reception.clock.now();
-        let skip = |m: &Match| self.refused.get(m.entry.id()).is_some_and(|(revision, again)| *revision == m.entry.revision() && now < *again);
+        let skip = |m: &Match| {
+            self.refused
+                .get(m.entry.id())
+                .is_some_and(|(revision, again)| *revision == m.entry.revision() && now < *again)
+        };
         let (svids, refusals) = reception.svids(who, &open.peer, matches, skip).await;
         if svids.is_empty() {
             let refusals: Vec<Refusal> = refusals.into_iter().map(|(_, refusal)| refusal).collect();
@@ -170,11 +217,23 @@ impl View for Svids {
         }
         for (found, refusal) in refusals {
             if !refusal.is_passing() {
-                self.refused.insert(found.entry.id().clone(), (found.entry.revision(), moments::after(now, REFUSED)));
+                self.refused.insert(
+                    found.entry.id().clone(),
+                    (found.entry.revision(), moments::after(now, REFUSED)),
+                );
             }
         }
-        let one = |(found, held): &Svid| (found.entry.id().clone(), held.serial.clone(), found.entry.hint().to_owned());
-        let shown = Shown { svids: svids.iter().map(one).collect(), trust: trust.x509().to_vec() };
+        let one = |(found, held): &Svid| {
+            (
+                found.entry.id().clone(),
+                held.serial.clone(),
+                found.entry.hint().to_owned(),
+            )
+        };
+        let shown = Shown {
+            svids: svids.iter().map(one).collect(),
+            trust: trust.x509().to_vec(),
+        };
         if self.shown.as_ref() == Some(&shown) {
             return Ok(None);
         }
@@ -192,7 +251,10 @@ fn render(svids: &[Svid], trust: &Trust) -> X509svidResponse {
         bundle: trust.x509().to_vec(),
         hint: found.entry.hint().to_owned(),
     };
-    X509svidResponse { svids: svids.iter().map(svid).collect(), ..X509svidResponse::default() }
+    X509svidResponse {
+        svids: svids.iter().map(svid).collect(),
+        ..X509svidResponse::default()
+    }
 }
 
 /// See [`bundles`].
@@ -205,10 +267,19 @@ struct Bundles<T> {
 impl<T: Send + 'static> View for Bundles<T> {
     type Response = T;
 
-    async fn look(&mut self, open: &Open, known: &Arc<Authorized>, who: &Arc<Who>) -> Result<Option<T>, Status> {
+    async fn look(
+        &mut self,
+        open: &Open,
+        known: &Arc<Authorized>,
+        who: &Arc<Who>,
+    ) -> Result<Option<T>, Status> {
         open.reception.identify(who, known)?;
         let trust = open.reception.trust(known)?;
-        if self.last.as_ref().is_some_and(|last| (self.shown)(last) == (self.shown)(&trust)) {
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| (self.shown)(last) == (self.shown)(&trust))
+        {
             return Ok(None);
         }
         let response = (self.render)(&trust);

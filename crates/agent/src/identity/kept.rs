@@ -87,16 +87,28 @@ impl Kept {
     /// Keeps in this directory, which is made with mode 0700 where it is missing; or nowhere.
     pub(crate) fn open(dir: Option<PathBuf>) -> Result<Self, KeptError> {
         if let Some(dir) = &dir {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|source| KeptError::Io { path: dir.clone(), what: "make the directory", source })?;
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            made.map_err(|source| KeptError::Io {
+                path: dir.clone(),
+                what: "make the directory",
+                source,
+            })?;
         }
         Ok(Self(dir))
     }
 
     /// Everything that was kept. An SVID that fits no key is as good as none: the agent attests again.
     pub(crate) fn load(&self, trust_domain: &TrustDomain) -> Result<Found, KeptError> {
-        let Some(dir) = &self.0 else { return Ok(Found::default()) };
-        let mut found = Found { bundle: load_bundle(&dir.join(BUNDLE), trust_domain)?, ..Found::default() };
+        let Some(dir) = &self.0 else {
+            return Ok(Found::default());
+        };
+        let mut found = Found {
+            bundle: load_bundle(&dir.join(BUNDLE), trust_domain)?,
+            ..Found::default()
+        };
         let mut keys = [load_key(&dir.join(KEY))?, load_key(&dir.join(NEXT_KEY))?];
         if let Some(svid) = load_svid(&dir.join(SVID))? {
             // Of the two keys, because a crash between SVID and key leaves the new one under its first name.
@@ -124,10 +136,17 @@ impl Kept {
             reattestable: svid.reattestable,
             issued_at: svid.issued_at,
         };
-        let json = serde_json::to_vec(&document).map_err(|e| KeptError::Damaged { path: dir.join(SVID), why: e.to_string() })?;
+        let json = serde_json::to_vec(&document).map_err(|e| KeptError::Damaged {
+            path: dir.join(SVID),
+            why: e.to_string(),
+        })?;
         self.write(SVID, &json)?;
         let path = dir.join(KEY);
-        fs::rename(dir.join(NEXT_KEY), &path).map_err(|source| KeptError::Io { path, what: "replace", source })
+        fs::rename(dir.join(NEXT_KEY), &path).map_err(|source| KeptError::Io {
+            path,
+            what: "replace",
+            source,
+        })
     }
 
     /// Keeps the bundle.
@@ -142,7 +161,11 @@ impl Kept {
             let path = dir.join(name);
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(KeptError::Io { path, what: "remove", source });
+                    return Err(KeptError::Io {
+                        path,
+                        what: "remove",
+                        source,
+                    });
                 }
                 _ => {}
             }
@@ -161,13 +184,21 @@ impl Kept {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
             fs::File::open(dir)?.sync_all()
         })();
-        written.map_err(|source| KeptError::Io { path, what: "write", source })
+        written.map_err(|source| KeptError::Io {
+            path,
+            what: "write",
+            source,
+        })
     }
 }
 
@@ -179,18 +210,27 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, KeptError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(KeptError::Io { path: path.to_owned(), what: "read", source }),
+        Err(source) => Err(KeptError::Io {
+            path: path.to_owned(),
+            what: "read",
+            source,
+        }),
     }
 }
 
 fn load_key(path: &Path) -> Result<Option<KeyPair>, KeptError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
-            return Err(KeptError::Mode { path: path.to_owned(), mode: metadata.permissions().mode() & 0o7777 });
+            return Err(KeptError::Mode {
+                path: path.to_owned(),
+                mode: metadata.permissions().mode() & 0o7777,
+            });
         }
         _ => {}
     }
-    let Some(pkcs8) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
+    let Some(pkcs8) = read(path)?.map(Zeroizing::new) else {
+        return Ok(None);
+    };
     match KeyPair::from_pkcs8(pkcs8) {
         Ok(key) => Ok(Some(key)),
         Err(e) => {
@@ -201,11 +241,24 @@ fn load_key(path: &Path) -> Result<Option<KeyPair>, KeptError> {
 }
 
 fn load_svid(path: &Path) -> Result<Option<KeptSvid>, KeptError> {
-    let Some(json) = read(path)? else { return Ok(None) };
-    let parsed = serde_json::from_slice::<Document>(&json).ok().filter(|d| d.version == 1);
+    let Some(json) = read(path)? else {
+        return Ok(None);
+    };
+    let parsed = serde_json::from_slice::<Document>(&json)
+        .ok()
+        .filter(|d| d.version == 1);
     let svid = parsed.and_then(|document| {
-        let chain = document.chain.iter().map(|text| STANDARD.decode(text)).collect::<Result<_, _>>().ok()?;
-        Some(KeptSvid { chain, reattestable: document.reattestable, issued_at: document.issued_at })
+        let chain = document
+            .chain
+            .iter()
+            .map(|text| STANDARD.decode(text))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        Some(KeptSvid {
+            chain,
+            reattestable: document.reattestable,
+            issued_at: document.issued_at,
+        })
     });
     if svid.is_none() {
         tracing::warn!(path = %path.display(), "the kept SVID is damaged; the agent attests again");
@@ -214,10 +267,17 @@ fn load_svid(path: &Path) -> Result<Option<KeptSvid>, KeptError> {
 }
 
 fn load_bundle(path: &Path, trust_domain: &TrustDomain) -> Result<Option<Bundle>, KeptError> {
-    let Some(json) = read(path)? else { return Ok(None) };
+    let Some(json) = read(path)? else {
+        return Ok(None);
+    };
     // Never passed over silently: falling back to another bundle is a decision of the operator's.
-    let damaged = |e: attesta_spiffe::BundleError| KeptError::Damaged { path: path.to_owned(), why: e.to_string() };
-    Bundle::parse(trust_domain, &json).map(Some).map_err(damaged)
+    let damaged = |e: attesta_spiffe::BundleError| KeptError::Damaged {
+        path: path.to_owned(),
+        why: e.to_string(),
+    };
+    Bundle::parse(trust_domain, &json)
+        .map(Some)
+        .map_err(damaged)
 }
 
 #[cfg(test)]
@@ -228,7 +288,11 @@ mod tests {
     use crate::{authorized::tests::domain, testing::Ca};
 
     fn svid(ca: &Ca, key: &KeyPair) -> KeptSvid {
-        KeptSvid { chain: ca.issue("/spire/agent/t/1", &key.csr(None).unwrap(), 60), reattestable: true, issued_at: 7 }
+        KeptSvid {
+            chain: ca.issue("/spire/agent/t/1", &key.csr(None).unwrap(), 60),
+            reattestable: true,
+            issued_at: 7,
+        }
     }
 
     fn key() -> KeyPair {
@@ -244,15 +308,30 @@ mod tests {
         assert!(load().identity.is_none() && load().next.is_none() && load().bundle.is_none());
         let first = key();
         kept.save_next(first.pkcs8()).unwrap();
-        assert_eq!(load().next.unwrap().spki(), first.spki(), "a call without an answer is made again with its key");
+        assert_eq!(
+            load().next.unwrap().spki(),
+            first.spki(),
+            "a call without an answer is made again with its key"
+        );
         kept.save_svid(&svid(&ca, &first)).unwrap();
         kept.save_bundle(&ca.bundle()).unwrap();
         let found = load();
         let (found_key, found_svid) = found.identity.unwrap();
-        assert_eq!((found_key.spki(), found_svid.reattestable, found_svid.issued_at), (first.spki(), true, 7));
+        assert_eq!(
+            (
+                found_key.spki(),
+                found_svid.reattestable,
+                found_svid.issued_at
+            ),
+            (first.spki(), true, 7)
+        );
         assert!(found.next.is_none() && found.bundle.is_some());
         for name in [KEY, SVID, BUNDLE] {
-            assert_eq!(fs::metadata(path(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+            assert_eq!(
+                fs::metadata(path(name)).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{name}"
+            );
         }
         // The new SVID is there, its key still under the name of the next one.
         let second = key();
@@ -275,11 +354,16 @@ mod tests {
         assert!(kept.load(&domain()).unwrap().identity.is_none());
         kept.save_next(key().pkcs8()).unwrap();
         fs::set_permissions(dir.path().join(NEXT_KEY), fs::Permissions::from_mode(0o644)).unwrap();
-        let Err(error) = kept.load(&domain()) else { panic!("a key that others read is refused") };
+        let Err(error) = kept.load(&domain()) else {
+            panic!("a key that others read is refused")
+        };
         assert!(error.to_string().contains("chmod 600"), "{error}");
         fs::remove_file(dir.path().join(NEXT_KEY)).unwrap();
         kept.write(BUNDLE, b"{}").unwrap();
-        assert!(matches!(kept.load(&domain()), Err(KeptError::Damaged { .. })));
+        assert!(matches!(
+            kept.load(&domain()),
+            Err(KeptError::Damaged { .. })
+        ));
     }
 
     #[test]

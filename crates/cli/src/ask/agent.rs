@@ -33,13 +33,19 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  attesta agent list --attestor x509pop --output json")]
     List(List),
     /// Show one agent
-    #[command(after_help = "Example:\n  attesta agent show spiffe://example.org/spire/agent/local/node")]
+    #[command(
+        after_help = "Example:\n  attesta agent show spiffe://example.org/spire/agent/local/node"
+    )]
     Show(Which),
     /// Ban an agent: it gets nothing any more, and may not attest again
-    #[command(after_help = "Example:\n  attesta agent ban spiffe://example.org/spire/agent/x509pop/0a1b2c")]
+    #[command(
+        after_help = "Example:\n  attesta agent ban spiffe://example.org/spire/agent/x509pop/0a1b2c"
+    )]
     Ban(Which),
     /// Evict an agent: it must attest again; a banned one may then, too
-    #[command(after_help = "Example:\n  attesta agent evict spiffe://example.org/spire/agent/x509pop/0a1b2c")]
+    #[command(
+        after_help = "Example:\n  attesta agent evict spiffe://example.org/spire/agent/x509pop/0a1b2c"
+    )]
     Evict(Which),
 }
 
@@ -75,10 +81,16 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
         Command::List(list) => {
             let agents = list.agents(&client(global).await?).await?;
             match global.output {
-                Output::Json => emit(&json!({ "agents": agents.iter().map(value).collect::<Vec<_>>() }))?,
+                Output::Json => {
+                    emit(&json!({ "agents": agents.iter().map(value).collect::<Vec<_>>() }))?
+                }
                 Output::Text => {
                     let now = Clock::system().now();
-                    say(format!("Found {} {}", agents.len(), if agents.len() == 1 { "agent" } else { "agents" }))?;
+                    say(format!(
+                        "Found {} {}",
+                        agents.len(),
+                        if agents.len() == 1 { "agent" } else { "agents" }
+                    ))?;
                     for agent in &agents {
                         say(format!("\n{}", block(agent, now).to_string().trim_end()))?;
                     }
@@ -86,7 +98,10 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
             }
         }
         Command::Show(which) => {
-            let request = api::GetAgentRequest { id: which.wire(), output_mask: None };
+            let request = api::GetAgentRequest {
+                id: which.wire(),
+                output_mask: None,
+            };
             let agent = answer(client(global).await?.get_agent(request)).await?;
             match global.output {
                 Output::Json => emit(&value(&agent))?,
@@ -94,11 +109,21 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
             }
         }
         Command::Ban(which) => {
-            answer(client(global).await?.ban_agent(api::BanAgentRequest { id: which.wire() })).await?;
+            answer(
+                client(global)
+                    .await?
+                    .ban_agent(api::BanAgentRequest { id: which.wire() }),
+            )
+            .await?;
             done("banned", &which.id, global.output)?;
         }
         Command::Evict(which) => {
-            answer(client(global).await?.delete_agent(api::DeleteAgentRequest { id: which.wire() })).await?;
+            answer(
+                client(global)
+                    .await?
+                    .delete_agent(api::DeleteAgentRequest { id: which.wire() }),
+            )
+            .await?;
             done("evicted", &which.id, global.output)?;
         }
     }
@@ -119,8 +144,12 @@ impl List {
         let mut agents = Vec::new();
         let mut next = String::new();
         loop {
-            let request =
-                api::ListAgentsRequest { filter: Some(filter.clone()), output_mask: None, page_size: 500, page_token: next };
+            let request = api::ListAgentsRequest {
+                filter: Some(filter.clone()),
+                output_mask: None,
+                page_size: 500,
+                page_token: next,
+            };
             let page = answer(client.clone().list_agents(request)).await?;
             agents.extend(page.agents);
             if page.next_page_token.is_empty() {
@@ -143,14 +172,22 @@ fn serial(decimal: &str) -> String {
     match decimal.parse::<u128>() {
         Ok(n) => {
             let hex = format!("{n:x}");
-            if hex.len() % 2 == 0 { hex } else { format!("0{hex}") }
+            if hex.len() % 2 == 0 {
+                hex
+            } else {
+                format!("0{hex}")
+            }
         }
         Err(_) => decimal.to_owned(),
     }
 }
 
 fn selectors(agent: &types::Agent) -> Vec<String> {
-    agent.selectors.iter().map(|s| format!("{}:{}", s.r#type, s.value)).collect()
+    agent
+        .selectors
+        .iter()
+        .map(|s| format!("{}:{}", s.r#type, s.value))
+        .collect()
 }
 
 fn value(agent: &types::Agent) -> Value {
@@ -168,13 +205,21 @@ fn value(agent: &types::Agent) -> Value {
 
 fn block(agent: &types::Agent, now: Timestamp) -> Block {
     let mut b = Block::default();
-    b.line("SPIFFE ID", agent.id.as_ref().map(id::text).unwrap_or_default())
-        .line("Attestation type", &agent.attestation_type)
-        .some("Expiration time", unix_time(agent.x509svid_expires_at).map(|t| moment(t, now)).unwrap_or_default())
-        .some("Serial number", serial(&agent.x509svid_serial_number))
-        .line("Can re-attest", agent.can_reattest.to_string())
-        .some("Banned", if agent.banned { "true" } else { "" })
-        .some("Agent version", &agent.agent_version);
+    b.line(
+        "SPIFFE ID",
+        agent.id.as_ref().map(id::text).unwrap_or_default(),
+    )
+    .line("Attestation type", &agent.attestation_type)
+    .some(
+        "Expiration time",
+        unix_time(agent.x509svid_expires_at)
+            .map(|t| moment(t, now))
+            .unwrap_or_default(),
+    )
+    .some("Serial number", serial(&agent.x509svid_serial_number))
+    .line("Can re-attest", agent.can_reattest.to_string())
+    .some("Banned", if agent.banned { "true" } else { "" })
+    .some("Agent version", &agent.agent_version);
     for selector in selectors(agent) {
         b.line("Selector", selector);
     }
@@ -191,9 +236,15 @@ mod tests {
             ("0", "00"),
             ("15", "0f"),
             ("256", "0100"),
-            ("340282366920938463463374607431768211455", "ffffffffffffffffffffffffffffffff"),
+            (
+                "340282366920938463463374607431768211455",
+                "ffffffffffffffffffffffffffffffff",
+            ),
             ("", ""),
-            ("340282366920938463463374607431768211456", "340282366920938463463374607431768211456"),
+            (
+                "340282366920938463463374607431768211456",
+                "340282366920938463463374607431768211456",
+            ),
         ] {
             assert_eq!(serial(decimal), expect, "{decimal}");
         }

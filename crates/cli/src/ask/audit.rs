@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     args::{Global, Output},
-    output::{note, raw, say, shown},
+    output::{Failure, note, raw, say, shown},
 };
 
 /// Largest page asked for.
@@ -128,18 +128,37 @@ impl Filters {
 /// Runs the command.
 pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     let channel = dial::admin(global).await?;
-    let log = Log { channel, output: global.output };
+    let log = Log {
+        channel,
+        output: global.output,
+    };
     match command {
         Command::List(list) => {
             let now = Clock::system().now();
             let ms = |m: Option<Moment>| m.map_or(0, |m| m.behind(now).as_millisecond());
-            let query = ListRecordsRequest { since_ms: ms(list.since), until_ms: ms(list.until), ..list.filters.query() };
-            log.each(query, list.limit, |record| log.print(record)).await?;
+            let query = ListRecordsRequest {
+                since_ms: ms(list.since),
+                until_ms: ms(list.until),
+                ..list.filters.query()
+            };
+            log.each(query, list.limit, |record| log.print(record))
+                .await?;
         }
         Command::Show(show) => log.show(&show.id).await?,
         Command::Tail(tail) => log.tail(tail, global).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A record as one line, safe on a terminal.
+pub(super) fn line(record: &Record) -> String {
+    line::line(record)
+}
+
+/// Whether a record is that of a refusal.
+pub(super) fn is_refusal(record: &Record) -> bool {
+    let body: Value = serde_json::from_slice(&record.body_json).unwrap_or_default();
+    body.get("outcome").and_then(Value::as_str) == Some("denied")
 }
 
 /// The log of one server, and how it is printed.
@@ -164,7 +183,11 @@ impl Log {
         let mut next = String::new();
         loop {
             let page_size = i32::try_from(left.min(PAGE)).unwrap_or(i32::MAX);
-            let request = ListRecordsRequest { page_token: next, page_size, ..query.clone() };
+            let request = ListRecordsRequest {
+                page_token: next,
+                page_size,
+                ..query.clone()
+            };
             let page = answer(self.client().list_records(request)).await?;
             for record in &page.records {
                 take(record)?;
@@ -174,7 +197,11 @@ impl Log {
                 }
             }
             if left == 0 || page.next_page_token.is_empty() {
-                return Ok(if limit == 0 { u32::MAX - left } else { limit - left });
+                return Ok(if limit == 0 {
+                    u32::MAX - left
+                } else {
+                    limit - left
+                });
             }
             next = page.next_page_token;
         }
@@ -191,21 +218,37 @@ impl Log {
     fn print_whole(&self, record: &Record) -> anyhow::Result<()> {
         match self.output {
             Output::Json => self.print(record),
-            Output::Text => Ok(say(format!("{}\n", line::block(record).to_string().trim_end()))?),
+            Output::Text => Ok(say(format!(
+                "{}\n",
+                line::block(record).to_string().trim_end()
+            ))?),
         }
     }
 
     async fn show(&self, id: &str) -> anyhow::Result<()> {
-        let by_name = ListRecordsRequest { credential_id: id.to_owned(), ..Default::default() };
-        let by_correlation = ListRecordsRequest { correlation_id: id.to_owned(), ..Default::default() };
+        let by_name = ListRecordsRequest {
+            credential_id: id.to_owned(),
+            ..Default::default()
+        };
+        let by_correlation = ListRecordsRequest {
+            correlation_id: id.to_owned(),
+            ..Default::default()
+        };
         for query in [by_name, by_correlation] {
-            if self.each(query, 0, |record| self.print_whole(record)).await? > 0 {
+            if self
+                .each(query, 0, |record| self.print_whole(record))
+                .await?
+                > 0
+            {
                 return Ok(());
             }
         }
         // The record of a credential is filed under the credential's name; its decision stands inside.
         let mut found = false;
-        let newest = ListRecordsRequest { newest_first: true, ..Default::default() };
+        let newest = ListRecordsRequest {
+            newest_first: true,
+            ..Default::default()
+        };
         let searched = self
             .each(newest, SEARCHED, |record| {
                 let body: Value = serde_json::from_slice(&record.body_json).unwrap_or_default();
@@ -247,7 +290,10 @@ impl Log {
             }
             // Nothing between the two calls is missed.
             if let Some(last) = newest.first() {
-                request.after = vec![Cursor { writer: last.writer.clone(), seq: last.seq }];
+                request.after = vec![Cursor {
+                    writer: last.writer.clone(),
+                    seq: last.seq,
+                }];
             }
         }
         let mut wait = FIRST;
@@ -277,7 +323,10 @@ impl Log {
         said: &mut bool,
     ) -> anyhow::Result<Option<String>> {
         let later = |status: tonic::Status| -> Result<Option<String>, Failure> {
-            if dial::is_broken(&status) || status.code() == tonic::Code::Unavailable {
+            if dial::is_broken(&status) {
+                return Ok(Some("the connection to the server broke".to_owned()));
+            }
+            if status.code() == tonic::Code::Unavailable {
                 return Ok(Some(status.message().to_owned()));
             }
             Err(dial::refused(&status))
@@ -296,7 +345,10 @@ impl Log {
                     for record in &batch.records {
                         self.print(record)?;
                         request.after.retain(|c| c.writer != record.writer);
-                        request.after.push(Cursor { writer: record.writer.clone(), seq: record.seq });
+                        request.after.push(Cursor {
+                            writer: record.writer.clone(),
+                            seq: record.seq,
+                        });
                     }
                 }
             }
@@ -311,6 +363,10 @@ mod tests {
     #[test]
     fn actions_are_known_words() {
         assert_eq!(action("issue_x509").as_deref(), Ok("issue_x509"));
-        assert!(action("issue").unwrap_err().contains("issue_x509, issue_jwt"));
+        assert!(
+            action("issue")
+                .unwrap_err()
+                .contains("issue_x509, issue_jwt")
+        );
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     args::{Global, Output},
-    output::{emit, note, raw},
+    output::{Failure, emit, note, raw},
 };
 
 /// `attesta bundle …`
@@ -55,8 +55,13 @@ pub(crate) enum Format {
 /// Runs the command.
 pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     let Command::Show(show) = command;
-    let found = answer(BundleClient::new(dial::admin(global).await?).get_bundle(GetBundleRequest { output_mask: None })).await?;
-    let found = bundle::from_wire(&found).map_err(|e| Failure::failed("the server's bundle is malformed").with_cause(e))?;
+    let found = answer(
+        BundleClient::new(dial::admin(global).await?)
+            .get_bundle(GetBundleRequest { output_mask: None }),
+    )
+    .await?;
+    let found = bundle::from_wire(&found)
+        .map_err(|e| Failure::failed("the server's bundle is malformed").with_cause(e))?;
     let document = match show.format {
         Format::Pem => pem_of(&found).into_bytes(),
         Format::Spiffe => [found.to_json(), b"\n".to_vec()].concat(),
@@ -65,7 +70,9 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
         (Some(path), output) => {
             files::replace(path, &document, 0o644)?;
             match output {
-                Output::Json => emit(&json!({ "trust_domain": found.trust_domain().as_str(), "file": path }))?,
+                Output::Json => {
+                    emit(&json!({ "trust_domain": found.trust_domain().as_str(), "file": path }))?
+                }
                 Output::Text => note(format!("wrote {}", path.display())),
             }
         }
@@ -78,7 +85,11 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
 }
 
 fn pem_of(bundle: &Bundle) -> String {
-    bundle.x509_authorities().iter().map(|a| pem::encode("CERTIFICATE", a.der())).collect()
+    bundle
+        .x509_authorities()
+        .iter()
+        .map(|a| pem::encode("CERTIFICATE", a.der()))
+        .collect()
 }
 
 fn value(bundle: &Bundle) -> Value {

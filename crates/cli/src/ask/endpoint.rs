@@ -10,10 +10,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{
-    args::Global,
-    output::{},
-};
+use crate::{args::Global, output::Failure};
 
 /// Where a Workload API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +71,8 @@ impl Endpoint {
         match global.workload_api.as_deref().filter(|a| !a.is_empty()) {
             None => Ok(Self::Unix(global.workload_socket())),
             Some(address) => Self::parse(address).map_err(|e| {
-                Failure::usage(format!("{address:?} is no address of a Workload API")).with_cause(e)
+                Failure::usage(format!("{address:?} is no address of a Workload API"))
+                    .with_cause(e)
                     .with_hint("it comes from --workload-api or SPIFFE_ENDPOINT_SOCKET")
             }),
         }
@@ -97,7 +95,9 @@ impl Endpoint {
 fn scheme(address: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = address.split_once(':')?;
     let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
     fits.then_some((scheme, rest))
 }
 
@@ -107,7 +107,7 @@ fn unix(rest: &str) -> Result<PathBuf, EndpointError> {
     }
     // `unix:///path` has an empty authority, `unix:/path` has none; both are no more than scheme and path.
     let path = match rest.strip_prefix("//") {
-        Some(path) if path.is_empty() => return Err(EndpointError::UnixPath),
+        Some("") => return Err(EndpointError::UnixPath),
         Some(path) if !path.starts_with('/') => return Err(EndpointError::UnixParts),
         Some(path) => path,
         None => rest,
@@ -123,8 +123,11 @@ fn unescaped(path: &str) -> Result<Vec<u8>, EndpointError> {
     let mut out = Vec::with_capacity(path.len());
     while let Some(byte) = bytes.next() {
         let byte = if byte == b'%' {
-            let digits = [bytes.next(), bytes.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));
-            let [Some(high), Some(low)] = digits else { return Err(EndpointError::Escape) };
+            let digits =
+                [bytes.next(), bytes.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));
+            let [Some(high), Some(low)] = digits else {
+                return Err(EndpointError::Escape);
+            };
             u8::try_from(high * 16 + low).map_err(|_| EndpointError::Escape)?
         } else {
             byte
@@ -145,15 +148,26 @@ fn tcp(rest: &str) -> Result<SocketAddr, EndpointError> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(inner) => {
             let (host, port) = inner.split_once(']').ok_or(EndpointError::TcpHost)?;
-            (IpAddr::V6(host.parse().map_err(|_| EndpointError::TcpHost)?), port.strip_prefix(':'))
+            (
+                IpAddr::V6(host.parse().map_err(|_| EndpointError::TcpHost)?),
+                port.strip_prefix(':'),
+            )
         }
         None => {
-            let (host, port) = authority.split_once(':').map_or((authority, None), |(h, p)| (h, Some(p)));
-            (IpAddr::V4(host.parse().map_err(|_| EndpointError::TcpHost)?), port)
+            let (host, port) = authority
+                .split_once(':')
+                .map_or((authority, None), |(h, p)| (h, Some(p)));
+            (
+                IpAddr::V4(host.parse().map_err(|_| EndpointError::TcpHost)?),
+                port,
+            )
         }
     };
     // Digits alone: the number parser would take a plus sign too.
-    let port = port.filter(|p| p.bytes().all(|b| b.is_ascii_digit())).and_then(|p| p.parse().ok()).filter(|p| *p != 0);
+    let port = port
+        .filter(|p| p.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|p| p.parse().ok())
+        .filter(|p| *p != 0);
     Ok(SocketAddr::new(host, port.ok_or(EndpointError::TcpPort)?))
 }
 

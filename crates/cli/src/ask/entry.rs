@@ -3,6 +3,7 @@
 //! Must not know what makes an entry valid beyond its grammar: the server says.
 
 mod draft;
+mod outcome;
 mod render;
 
 use std::{
@@ -20,14 +21,17 @@ use attesta_wire::proto::{
     },
 };
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic::transport::Channel;
 
-use self::draft::{Draft, Flags};
+use self::{
+    draft::{Draft, Flags},
+    outcome::{Outcome, tell},
+};
 use super::dial::{self, MESSAGE, answer};
 use crate::{
     args::{Global, Output},
-    output::{emit, note, say, shown},
+    output::{Failure, emit, note, say, shown},
 };
 
 /// Most entries of one call; the server takes no more than 1000.
@@ -43,15 +47,17 @@ pub(crate) enum Command {
     /// Whoever the parent vouches for, with all of the selectors, is this SPIFFE ID. Without --parent-id the parent is
     /// the local node of `attesta run`.
     #[command(after_help = "Examples:\n  \
-        attesta entry create --spiffe-id spiffe://example.org/payments --selector unix:uid:1000\n  \
-        attesta entry create --spiffe-id spiffe://example.org/users/{unix.user} --selector unix:group:staff --owner ada --expires 90d\n  \
+        attesta entry create --spiffe-id spiffe://example.org/pay --selector unix:uid:1000\n  \
+        attesta entry create --spiffe-id spiffe://example.org/users/{unix.user} --selector unix:gid:50\n  \
+        attesta entry create --spiffe-id spiffe://example.org/ci --selector unix:user:ci --expires 90d\n  \
         attesta entry create --file entries.json\n\n\
-        A file holds a JSON list of entries with the names of the flags: spiffe_id, parent_id, selectors, x509_svid_ttl\n\
-        (\"10s\" or seconds), jwt_svid_ttl, dns_names, federates_with, hint, owner, purpose, labels, priority, sharing, admin,\n\
-        downstream, expires_at, entry_id. What `entry list --output json` writes can be read back.")]
-    Create(Change),
+        A file holds a JSON list of entries with the names of the flags: spiffe_id, parent_id,\n\
+        selectors, x509_svid_ttl (\"10s\" or seconds), jwt_svid_ttl, dns_names, federates_with, hint,\n\
+        owner, purpose, labels, priority, sharing, admin, downstream, expires_at, entry_id.\n\
+        What `entry list --output json` writes can be read back.")]
+    Create(Box<Change>),
     /// Show one entry
-    #[command(after_help = "Example:\n  attesta entry show 0199d2c1-7b7a-7cc0-8d3b-0242ac120002")]
+    #[command(after_help = "Example:\n  attesta entry show 01a20de4-e97e-76bb-b1ce-51bb46b4b91e")]
     Show(Which),
     /// List entries
     #[command(after_help = "Example:\n  attesta entry list --selector unix:uid:1000 --output json")]
@@ -59,10 +65,12 @@ pub(crate) enum Command {
     /// Change entries: only what is given changes
     ///
     /// A list (selectors, DNS names, labels, trust domains) that is given replaces the one before; an empty value empties it.
-    #[command(after_help = "Example:\n  attesta entry update --entry-id 0199d2c1-7b7a-7cc0-8d3b-0242ac120002 --x509-svid-ttl 5m --expires never")]
-    Update(Change),
+    #[command(
+        after_help = "Example:\n  attesta entry update --entry-id payments --x509-svid-ttl 5m --expires never"
+    )]
+    Update(Box<Change>),
     /// Delete entries
-    #[command(after_help = "Example:\n  attesta entry delete 0199d2c1-7b7a-7cc0-8d3b-0242ac120002")]
+    #[command(after_help = "Example:\n  attesta entry delete 01a20de4-e97e-76bb-b1ce-51bb46b4b91e")]
     Delete(Deleted),
 }
 
@@ -147,14 +155,18 @@ impl Change {
     fn drafts(self) -> Result<Vec<Draft>, Failure> {
         match self.file {
             None => Ok(vec![self.flags.into()]),
-            Some(path) => draft::many(&read(&path)?).map_err(|e| Failure::usage(format!("{} holds no entries", path.display())).with_cause(e)),
+            Some(path) => draft::many(&read(&path)?).map_err(|e| {
+                Failure::usage(format!("{} holds no entries", path.display())).with_cause(e)
+            }),
         }
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let bounded = |mut from: &mut dyn Read, bytes: &mut Vec<u8>| (&mut from).take(FILE_MAX + 1).read_to_end(bytes);
+    let bounded = |mut from: &mut dyn Read, bytes: &mut Vec<u8>| {
+        (&mut from).take(FILE_MAX + 1).read_to_end(bytes)
+    };
     let done = if path == Path::new("-") {
         bounded(&mut std::io::stdin().lock(), &mut bytes)
     } else {
@@ -162,7 +174,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     };
     done.map_err(|e| Failure::file("read", path, &e))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_MAX {
-        return Err(Failure::usage(format!("{} is larger than {FILE_MAX} bytes", path.display())));
+        return Err(Failure::usage(format!(
+            "{} is larger than {FILE_MAX} bytes",
+            path.display()
+        )));
     }
     Ok(bytes)
 }
@@ -173,7 +188,10 @@ async fn create(drafts: Vec<Draft>, channel: Channel, output: Output) -> anyhow:
     let mut node = None;
     let mut entries = Vec::with_capacity(drafts.len());
     for (i, draft) in drafts.into_iter().enumerate() {
-        let mut entry = api::Entry { base: Some(types::Entry::default()), extras: Some(api::Extras::default()) };
+        let mut entry = api::Entry {
+            base: Some(types::Entry::default()),
+            extras: Some(api::Extras::default()),
+        };
         let orphan = draft.has_no_parent();
         draft.onto(&mut entry, now).map_err(|e| place(one, i, &e))?;
         if orphan {
@@ -187,9 +205,18 @@ async fn create(drafts: Vec<Draft>, channel: Channel, output: Output) -> anyhow:
     }
     let mut results = Vec::with_capacity(entries.len());
     for batch in entries.chunks(BATCH) {
-        let request = api::CreateEntriesRequest { entries: batch.to_vec() };
-        let answered = answer(client(&channel).create_entries(request)).await?.results;
-        results.extend(answered.into_iter().zip(batch.to_vec()).map(|(result, asked)| Outcome::new(result, asked)));
+        let request = api::CreateEntriesRequest {
+            entries: batch.to_vec(),
+        };
+        let answered = answer(client(&channel).create_entries(request))
+            .await?
+            .results;
+        results.extend(
+            answered
+                .into_iter()
+                .zip(batch.to_vec())
+                .map(|(result, asked)| Outcome::new(result, asked)),
+        );
     }
     tell(&results, "created", one, output)
 }
@@ -199,113 +226,81 @@ async fn update(drafts: Vec<Draft>, channel: Channel, output: Output) -> anyhow:
     let one = drafts.len() == 1;
     let mut results = Vec::with_capacity(drafts.len());
     for (n, batch) in drafts.chunks(BATCH).enumerate() {
-        let ids: Vec<String> = batch.iter().filter_map(|d| d.id().map(str::to_owned)).collect();
+        let ids: Vec<String> = batch
+            .iter()
+            .filter_map(|d| d.id().map(str::to_owned))
+            .collect();
         if ids.len() != batch.len() {
-            return Err(Failure::usage("an update names its entry: give --entry-id (entry_id in a file)").into());
+            return Err(Failure::usage(
+                "an update names its entry: give --entry-id (entry_id in a file)",
+            )
+            .into());
         }
-        let present = listed(&channel, api::ListEntriesRequest { ids, ..Default::default() }).await?;
+        let present = listed(
+            &channel,
+            api::ListEntriesRequest {
+                ids,
+                ..Default::default()
+            },
+        )
+        .await?;
         let mut changed = Vec::new();
         for (i, draft) in batch.iter().enumerate() {
             let id = draft.id().unwrap_or_default();
-            match present.iter().find(|e| e.base.as_ref().is_some_and(|b| b.id == id)) {
+            match present
+                .iter()
+                .find(|e| e.base.as_ref().is_some_and(|b| b.id == id))
+            {
                 Some(entry) => {
                     let mut entry = entry.clone();
-                    draft.clone().onto(&mut entry, now).map_err(|e| place(one, n * BATCH + i, &e))?;
+                    draft
+                        .clone()
+                        .onto(&mut entry, now)
+                        .map_err(|e| place(one, n * BATCH + i, &e))?;
                     changed.push(entry);
                 }
                 None => results.push(Outcome::missing(id)),
             }
         }
-        let request = api::UpdateEntriesRequest { entries: changed.clone() };
-        let answered = if changed.is_empty() { Vec::new() } else { answer(client(&channel).update_entries(request)).await?.results };
-        results.extend(answered.into_iter().zip(changed).map(|(result, asked)| Outcome::new(result, asked)));
+        let request = api::UpdateEntriesRequest {
+            entries: changed.clone(),
+        };
+        let answered = if changed.is_empty() {
+            Vec::new()
+        } else {
+            answer(client(&channel).update_entries(request))
+                .await?
+                .results
+        };
+        results.extend(
+            answered
+                .into_iter()
+                .zip(changed)
+                .map(|(result, asked)| Outcome::new(result, asked)),
+        );
     }
     tell(&results, "updated", one, output)
 }
 
 fn place(one: bool, index: usize, error: &str) -> Failure {
-    if one { Failure::usage(error) } else { Failure::usage(format!("entry {} of the file: {error}", index + 1)) }
-}
-
-/// What became of one entry.
-struct Outcome {
-    status: types::Status,
-    /// As it is now, or was there already.
-    present: Option<api::Entry>,
-    asked: api::Entry,
-}
-
-impl Outcome {
-    fn new(result: api::EntryResult, asked: api::Entry) -> Self {
-        Self { status: result.status.unwrap_or_default(), present: result.entry, asked }
-    }
-
-    fn missing(id: &str) -> Self {
-        let base = types::Entry { id: id.to_owned(), ..Default::default() };
-        let status = types::Status { code: tonic::Code::NotFound.into(), message: "entry not found".to_owned() };
-        Self { status, present: None, asked: api::Entry { base: Some(base), extras: None } }
-    }
-
-    fn ok(&self) -> bool {
-        self.status.code == 0
-    }
-
-    fn code(&self) -> &'static str {
-        dial::word(tonic::Code::from(self.status.code))
-    }
-
-    /// By what the caller knows it.
-    fn name(&self) -> String {
-        match render::spiffe_id(&self.asked) {
-            id if id.is_empty() => self.asked.base.as_ref().map(|b| b.id.clone()).unwrap_or_default(),
-            id => id,
-        }
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "ok": self.ok(),
-            "code": self.code(),
-            "message": if self.ok() { "" } else { self.status.message.as_str() },
-            "entry": self.present.as_ref().map_or_else(|| render::json(&self.asked), render::json),
-        })
+    if one {
+        Failure::usage(error)
+    } else {
+        Failure::usage(format!("entry {} of the file: {error}", index + 1))
     }
 }
 
-/// Prints results; the exit code says whether all went well.
-fn tell(results: &[Outcome], done: &str, one: bool, output: Output) -> anyhow::Result<ExitCode> {
-    match output {
-        Output::Json => emit(&json!({ "results": results.iter().map(Outcome::json).collect::<Vec<_>>() }))?,
-        Output::Text => {
-            for result in results {
-                match &result.present {
-                    Some(entry) if result.ok() && one => say(render::block(entry, Clock::system().now()).to_string().trim_end())?,
-                    Some(entry) if result.ok() => {
-                        let id = entry.base.as_ref().map(|b| b.id.as_str()).unwrap_or_default();
-                        say(format!("{}  {}", shown(id), shown(&render::spiffe_id(entry))))?;
-                    }
-                    _ if result.ok() => say(shown(&result.name()))?,
-                    present => {
-                        note(format!("error: {} was not {done}: {} ({})", shown(&result.name()), shown(&result.status.message), result.code()));
-                        if let Some(id) = present.as_ref().and_then(|e| e.base.as_ref()).map(|b| &b.id) {
-                            note(format!("hint: it is there as entry {}", shown(id)));
-                        }
-                    }
-                }
-            }
-            if !one {
-                note(format!("{} of {} {done}", results.iter().filter(|r| r.ok()).count(), results.len()));
-            }
-        }
-    }
-    Ok(ExitCode::from(u8::from(!results.iter().all(Outcome::ok))))
-}
-
-async fn listed(channel: &Channel, request: api::ListEntriesRequest) -> Result<Vec<api::Entry>, Failure> {
+async fn listed(
+    channel: &Channel,
+    request: api::ListEntriesRequest,
+) -> Result<Vec<api::Entry>, Failure> {
     let mut entries = Vec::new();
     let mut next = String::new();
     loop {
-        let request = api::ListEntriesRequest { page_token: next, ..request.clone() };
+        let request = api::ListEntriesRequest {
+            page_token: next,
+            ..request.clone()
+        };
         let page = answer(client(channel).list_entries(request)).await?;
         entries.extend(page.entries);
         if page.next_page_token.is_empty() {
@@ -316,12 +311,19 @@ async fn listed(channel: &Channel, request: api::ListEntriesRequest) -> Result<V
 }
 
 async fn show(which: Which, channel: Channel, output: Output) -> anyhow::Result<ExitCode> {
-    let request = api::ListEntriesRequest { ids: vec![which.id.clone()], ..Default::default() };
+    let request = api::ListEntriesRequest {
+        ids: vec![which.id.clone()],
+        ..Default::default()
+    };
     let entries = listed(&channel, request).await?;
-    let entry = entries.first().ok_or_else(|| Failure::failed(format!("there is no entry {}", which.id)))?;
+    let entry = entries
+        .first()
+        .ok_or_else(|| Failure::failed(format!("there is no entry {}", which.id)))?;
     match output {
         Output::Json => emit(&render::json(entry))?,
-        Output::Text => say(render::block(entry, Clock::system().now()).to_string().trim_end())?,
+        Output::Text => say(render::block(entry, Clock::system().now())
+            .to_string()
+            .trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -335,12 +337,25 @@ async fn list_all(list: List, channel: Channel, output: Output) -> anyhow::Resul
     let mut entries = listed(&channel, request).await?;
     entries.retain(|e| list.fits(e));
     match output {
-        Output::Json => emit(&json!({ "entries": entries.iter().map(render::json).collect::<Vec<_>>() }))?,
+        Output::Json => {
+            emit(&json!({ "entries": entries.iter().map(render::json).collect::<Vec<_>>() }))?
+        }
         Output::Text => {
             let now = Clock::system().now();
-            say(format!("Found {} {}", entries.len(), if entries.len() == 1 { "entry" } else { "entries" }))?;
+            say(format!(
+                "Found {} {}",
+                entries.len(),
+                if entries.len() == 1 {
+                    "entry"
+                } else {
+                    "entries"
+                }
+            ))?;
             for entry in &entries {
-                say(format!("\n{}", render::block(entry, now).to_string().trim_end()))?;
+                say(format!(
+                    "\n{}",
+                    render::block(entry, now).to_string().trim_end()
+                ))?;
             }
         }
     }
@@ -352,15 +367,24 @@ impl List {
     fn fits(&self, entry: &api::Entry) -> bool {
         let selectors = render::selectors(entry);
         self.selector.iter().all(|s| selectors.contains(s))
-            && self.owner.as_ref().is_none_or(|owner| entry.extras.as_ref().is_some_and(|e| e.owner == *owner))
+            && self
+                .owner
+                .as_ref()
+                .is_none_or(|owner| entry.extras.as_ref().is_some_and(|e| e.owner == *owner))
     }
 }
 
 async fn delete(ids: Vec<String>, channel: Channel, output: Output) -> anyhow::Result<ExitCode> {
     let mut results = Vec::with_capacity(ids.len());
     for batch in ids.chunks(BATCH) {
-        let request = api::DeleteEntriesRequest { ids: batch.to_vec() };
-        results.extend(answer(client(&channel).delete_entries(request)).await?.results);
+        let request = api::DeleteEntriesRequest {
+            ids: batch.to_vec(),
+        };
+        results.extend(
+            answer(client(&channel).delete_entries(request))
+                .await?
+                .results,
+        );
     }
     let mut all = true;
     let mut values = Vec::new();
@@ -377,7 +401,11 @@ async fn delete(ids: Vec<String>, channel: Channel, output: Output) -> anyhow::R
                 "entry_id": result.id,
             })),
             Output::Text if ok => say(format!("deleted entry {}", shown(&result.id)))?,
-            Output::Text => note(format!("error: entry {} was not deleted: {} ({code})", shown(&result.id), shown(&status.message))),
+            Output::Text => note(format!(
+                "error: entry {} was not deleted: {} ({code})",
+                shown(&result.id),
+                shown(&status.message)
+            )),
         }
     }
     if output == Output::Json {
@@ -386,21 +414,45 @@ async fn delete(ids: Vec<String>, channel: Channel, output: Output) -> anyhow::R
     Ok(ExitCode::from(u8::from(!all)))
 }
 
+/// An entry's selectors, as `type:value`.
+pub(super) fn selectors(entry: &api::Entry) -> Vec<String> {
+    render::selectors(entry)
+}
+
 /// The SPIFFE ID of the node in the server's own process, else of the one agent that attested as local.
 pub(super) async fn local_node(channel: &Channel) -> Result<String, Failure> {
     let status = answer(client(channel).get_status(api::GetStatusRequest {})).await?;
     if !status.node.is_empty() {
         return Ok(status.node);
     }
-    let filter = list_agents_request::Filter { by_attestation_type: "local".to_owned(), ..Default::default() };
-    let request = ListAgentsRequest { filter: Some(filter), ..Default::default() };
-    let agents = answer(AgentClient::new(channel.clone()).max_decoding_message_size(MESSAGE).list_agents(request)).await?.agents;
-    let mut ids = agents.iter().filter_map(|a| a.id.as_ref()).map(attesta_wire::id::text);
+    let filter = list_agents_request::Filter {
+        by_attestation_type: "local".to_owned(),
+        ..Default::default()
+    };
+    let request = ListAgentsRequest {
+        filter: Some(filter),
+        ..Default::default()
+    };
+    let agents = answer(
+        AgentClient::new(channel.clone())
+            .max_decoding_message_size(MESSAGE)
+            .list_agents(request),
+    )
+    .await?
+    .agents;
+    let mut ids = agents
+        .iter()
+        .filter_map(|a| a.id.as_ref())
+        .map(attesta_wire::id::text);
     match (ids.next(), ids.next()) {
         (Some(id), None) => Ok(id),
-        (None, _) => Err(Failure::usage("this server has no local node: say whose workloads these are with --parent-id")
-            .with_hint("attesta agent list shows the nodes")),
-        (Some(_), Some(_)) => Err(Failure::usage("this server has more than one local node: say which with --parent-id")
-            .with_hint("attesta agent list shows the nodes")),
+        (None, _) => Err(Failure::usage(
+            "this server has no local node: say whose workloads these are with --parent-id",
+        )
+        .with_hint("attesta agent list shows the nodes")),
+        (Some(_), Some(_)) => Err(Failure::usage(
+            "this server has more than one local node: say which with --parent-id",
+        )
+        .with_hint("attesta agent list shows the nodes")),
     }
 }

@@ -4,11 +4,14 @@
 
 mod verdict;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
 use attesta_spiffe::SpiffeId;
 use attesta_wire::proto::attesta::{
-    admin::v1::{ExplainRequest, ExplainResponse, Observed, admin_client::AdminClient, explain_request::What},
+    admin::v1::{
+        ExplainRequest, ExplainResponse, ListEntriesRequest, ListRecordsRequest, Observed, Record,
+        admin_client::AdminClient, explain_request::What,
+    },
     agent::v1::{ExplainPidRequest, ExplainPidResponse, agent_admin_client::AgentAdminClient},
     types::v1::Candidate,
 };
@@ -17,17 +20,23 @@ use serde_json::{Value, json};
 
 use self::verdict::Verdict;
 use super::{
+    audit,
     dial::{self, MESSAGE, answer},
     entry,
 };
 use crate::{
     args::{Global, Output},
-    output::{emit, note, say, shown},
+    output::{Failure, emit, note, say, shown},
 };
+
+/// Most refusals that are shown.
+const REFUSALS: usize = 3;
 
 /// What to explain.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  attesta explain 4711\n  attesta explain spiffe://example.org/payments")]
+#[command(
+    after_help = "Examples:\n  attesta explain 4711\n  attesta explain spiffe://example.org/payments"
+)]
 pub(crate) struct Explain {
     /// A process of this machine by its id, or a SPIFFE ID
     #[arg(value_name = "PID | SPIFFE_ID", value_parser = Target::parse)]
@@ -50,7 +59,9 @@ enum Target {
 impl Target {
     fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with("spiffe://") {
-            return SpiffeId::parse(text).map(Self::Id).map_err(|e| e.to_string());
+            return SpiffeId::parse(text)
+                .map(Self::Id)
+                .map_err(|e| e.to_string());
         }
         match text.parse() {
             Ok(pid) if pid > 0 => Ok(Self::Pid(pid)),
@@ -62,21 +73,7 @@ impl Target {
 /// Runs the command.
 pub(super) async fn run(explain: Explain, global: &Global) -> anyhow::Result<ExitCode> {
     match explain.target {
-        Target::Id(id) => {
-            let mut client = AdminClient::new(dial::admin(global).await?).max_decoding_message_size(MESSAGE);
-            let told = answer(client.explain(ExplainRequest { what: Some(What::SpiffeId(id.as_str().to_owned())) })).await?;
-            match global.output {
-                Output::Json => emit(&json!({
-                    "spiffe_id": id.as_str(),
-                    "candidates": told.candidates.iter().map(value).collect::<Vec<_>>(),
-                    "summary": told.summary,
-                }))?,
-                Output::Text => {
-                    say(shown(&told.summary))?;
-                    print(&told.candidates)?;
-                }
-            }
-        }
+        Target::Id(id) => identity(&id, global).await?,
         Target::Pid(pid) => {
             let socket = match explain.agent_admin.as_deref().filter(|s| !s.is_empty()) {
                 Some(address) => crate::args::socket_path(address),
@@ -96,25 +93,113 @@ pub(super) async fn run(explain: Explain, global: &Global) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn agent(pid: u32, socket: &PathBuf) -> Result<ExplainPidResponse, Failure> {
+/// Which entries give an identity, to whom, and what was refused to it of late.
+async fn identity(id: &SpiffeId, global: &Global) -> anyhow::Result<()> {
+    let mut client =
+        AdminClient::new(dial::admin(global).await?).max_decoding_message_size(MESSAGE);
+    let what = Some(What::SpiffeId(id.as_str().to_owned()));
+    let told = answer(client.explain(ExplainRequest { what })).await?;
+    let entries = ListEntriesRequest {
+        spiffe_id: id.as_str().to_owned(),
+        ..Default::default()
+    };
+    let entries = answer(client.list_entries(entries)).await?.entries;
+    let records = ListRecordsRequest {
+        subject: id.as_str().to_owned(),
+        newest_first: true,
+        page_size: 200,
+        ..Default::default()
+    };
+    let records = answer(client.list_records(records)).await?.records;
+    let refusals: Vec<Record> = records
+        .into_iter()
+        .filter(audit::is_refusal)
+        .take(REFUSALS)
+        .collect();
+    let asks = |c: &Candidate| {
+        let of = entries
+            .iter()
+            .find(|e| e.base.as_ref().is_some_and(|b| b.id == c.entry_id));
+        of.map(entry::selectors).unwrap_or_default()
+    };
+    match global.output {
+        Output::Json => {
+            let candidates = told.candidates.iter().map(|c| {
+                let mut value = value(c);
+                if let Some(map) = value.as_object_mut() {
+                    // Nobody's facts were looked at.
+                    map.remove("matches");
+                    map.remove("missing_selectors");
+                    map.insert("selectors".to_owned(), json!(asks(c)));
+                }
+                value
+            });
+            emit(&json!({
+                "spiffe_id": id.as_str(),
+                "candidates": candidates.collect::<Vec<_>>(),
+                "refusals": refusals.iter().filter_map(|r| serde_json::from_slice::<Value>(&r.body_json).ok()).collect::<Vec<_>>(),
+                "summary": told.summary,
+            }))?;
+        }
+        Output::Text => {
+            say(shown(&told.summary))?;
+            for c in &told.candidates {
+                say(format!(
+                    "  entry {} under {}",
+                    shown(&c.entry_id),
+                    shown(&c.parent_id)
+                ))?;
+                say(format!("    asks for {}", shown(&asks(c).join(", "))))?;
+                for words in [&c.denial, &c.note].into_iter().filter(|w| !w.is_empty()) {
+                    say(format!("    {}", shown(words)))?;
+                }
+            }
+            if !refusals.is_empty() {
+                say("Refused of late")?;
+            }
+            for record in &refusals {
+                say(format!("  {}", audit::line(record)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn agent(pid: u32, socket: &Path) -> Result<ExplainPidResponse, Failure> {
     let hint = "is 'attesta run' running, and may you open the agent's socket? (--agent-admin / ATTESTA_AGENT_ADMIN)";
-    let mut client = AgentAdminClient::new(dial::unix(socket, hint).await?).max_decoding_message_size(MESSAGE);
+    let mut client =
+        AgentAdminClient::new(dial::unix(socket, hint).await?).max_decoding_message_size(MESSAGE);
     answer(client.explain(ExplainPidRequest { pid })).await
 }
 
 /// What the server makes of the same facts.
-async fn server(seen: &ExplainPidResponse, node: Option<&SpiffeId>, global: &Global) -> Result<ExplainResponse, Failure> {
+async fn server(
+    seen: &ExplainPidResponse,
+    node: Option<&SpiffeId>,
+    global: &Global,
+) -> Result<ExplainResponse, Failure> {
     let channel = dial::admin(global).await?;
     let node = match node {
         Some(node) => node.as_str().to_owned(),
         None => entry::local_node(&channel).await?,
     };
-    let observed = Observed { node, facts: seen.facts.clone() };
+    let observed = Observed {
+        node,
+        facts: seen.facts.clone(),
+    };
     let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE);
-    answer(client.explain(ExplainRequest { what: Some(What::Observed(observed)) })).await
+    answer(client.explain(ExplainRequest {
+        what: Some(What::Observed(observed)),
+    }))
+    .await
 }
 
-fn tell(pid: u32, seen: &ExplainPidResponse, server: Option<&ExplainResponse>, output: Output) -> std::io::Result<()> {
+fn tell(
+    pid: u32,
+    seen: &ExplainPidResponse,
+    server: Option<&ExplainResponse>,
+    output: Output,
+) -> std::io::Result<()> {
     let verdict = Verdict::of(&seen.candidates, server.map(|s| s.candidates.as_slice()));
     match output {
         Output::Json => emit(&json!({
@@ -127,10 +212,23 @@ fn tell(pid: u32, seen: &ExplainPidResponse, server: Option<&ExplainResponse>, o
             "summary": verdict.to_string(),
         })),
         Output::Text => {
-            say(format!("Process {pid}: {} selectors found", seen.found.len()))?;
-            let width = seen.found.iter().map(|f| shown(&f.selector).chars().count()).max().unwrap_or(0).min(60);
+            say(format!(
+                "Process {pid}: {} selectors found",
+                seen.found.len()
+            ))?;
+            let width = seen
+                .found
+                .iter()
+                .map(|f| shown(&f.selector).chars().count())
+                .max()
+                .unwrap_or(0)
+                .min(60);
             for found in &seen.found {
-                say(format!("  {:<width$}  by {}", shown(&found.selector), shown(&found.attestor)))?;
+                say(format!(
+                    "  {:<width$}  by {}",
+                    shown(&found.selector),
+                    shown(&found.attestor)
+                ))?;
             }
             say("Nearest entries, as the agent sees them")?;
             print(&seen.candidates)?;
@@ -138,7 +236,11 @@ fn tell(pid: u32, seen: &ExplainPidResponse, server: Option<&ExplainResponse>, o
                 say("Nearest entries, as the server sees them")?;
                 print(&server.candidates)?;
             }
-            for summary in [Some(&seen.summary), server.map(|s| &s.summary)].into_iter().flatten().filter(|s| !s.is_empty()) {
+            for summary in [Some(&seen.summary), server.map(|s| &s.summary)]
+                .into_iter()
+                .flatten()
+                .filter(|s| !s.is_empty())
+            {
                 say(shown(summary))?;
             }
             say(format!("=> {}", shown(&verdict.to_string())))
@@ -152,7 +254,11 @@ fn print(candidates: &[Candidate]) -> std::io::Result<()> {
     }
     for c in candidates {
         say(format!("  {}", shown(&c.spiffe_id)))?;
-        say(format!("    entry {} under {}", shown(&c.entry_id), shown(&c.parent_id)))?;
+        say(format!(
+            "    entry {} under {}",
+            shown(&c.entry_id),
+            shown(&c.parent_id)
+        ))?;
         say(format!("    {}", shown(&state(c))))?;
     }
     Ok(())
@@ -212,8 +318,14 @@ mod tests {
         };
         for (candidate, expect) in [
             (c(true, &[], "", ""), "matches"),
-            (c(false, &["unix:uid:0", "unix:gid:0"], "", ""), "missing unix:uid:0, unix:gid:0"),
-            (c(false, &[], "policy: no", "has expired"), "refused: policy: no; has expired"),
+            (
+                c(false, &["unix:uid:0", "unix:gid:0"], "", ""),
+                "missing unix:uid:0, unix:gid:0",
+            ),
+            (
+                c(false, &[], "policy: no", "has expired"),
+                "refused: policy: no; has expired",
+            ),
         ] {
             assert_eq!(state(&candidate), expect);
         }

@@ -11,7 +11,9 @@ use attesta_wire::proto::{
 use clap::Args;
 use serde_json::{Value, json};
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{
     dial::{self, CALL, answer},
@@ -20,14 +22,16 @@ use super::{
 };
 use crate::{
     args::{Global, Output},
-    output::{emit, say, shown},
+    output::{Exit, Failure, emit, say, shown},
 };
 use attesta_runtime::Clock;
 
 /// Whether server and agent are well.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  attesta health\n  attesta health --agent --output json\n\n\
-    Exit code: 0 all that was asked is well, 1 something is not, 3 something does not answer.")]
+#[command(
+    after_help = "Examples:\n  attesta health\n  attesta health --agent --output json\n\n\
+    Exit code: 0 all that was asked is well, 1 something is not, 3 something does not answer."
+)]
 pub(crate) struct Health {
     /// Only the server, by its admin socket
     #[arg(long)]
@@ -69,7 +73,11 @@ pub(super) async fn run(health: Health, global: &Global) -> anyhow::Result<ExitC
     let both = health.server == health.agent;
     let mut found: Vec<(&str, String, State)> = Vec::new();
     if both || health.server {
-        found.push(("server", global.admin_socket().display().to_string(), server(global).await));
+        found.push((
+            "server",
+            global.admin_socket().display().to_string(),
+            server(global).await,
+        ));
     }
     if both || health.agent {
         let endpoint = Endpoint::of(global)?;
@@ -83,7 +91,11 @@ pub(super) async fn run(health: Health, global: &Global) -> anyhow::Result<ExitC
                     "" => String::new(),
                     detail => format!(": {}", shown(detail)),
                 };
-                say(format!("{who:<6} {:<11} {}{detail}", state.word(), shown(at)))?;
+                say(format!(
+                    "{who:<6} {:<11} {}{detail}",
+                    state.word(),
+                    shown(at)
+                ))?;
             }
         }
     }
@@ -94,7 +106,10 @@ fn value(found: &[(&str, String, State)]) -> Value {
     let mut out = json!({ "healthy": found.iter().all(|(_, _, s)| *s == State::Well) });
     if let Some(map) = out.as_object_mut() {
         for (who, at, state) in found {
-            map.insert((*who).to_owned(), json!({ "status": state.word(), "detail": state.detail(), "address": at }));
+            map.insert(
+                (*who).to_owned(),
+                json!({ "status": state.word(), "detail": state.detail(), "address": at }),
+            );
         }
     }
     out
@@ -123,7 +138,11 @@ async fn server(global: &Global) -> State {
         Ok(channel) => channel,
         Err(failure) => return State::Away(failure.to_string()),
     };
-    let check = HealthClient::new(channel.clone()).check(HealthCheckRequest { service: String::new() }).await;
+    let check = HealthClient::new(channel.clone())
+        .check(HealthCheckRequest {
+            service: String::new(),
+        })
+        .await;
     match check {
         Err(status) if dial::is_broken(&status) => State::Away(status.message().to_owned()),
         Err(status) => State::Unwell(dial::refused(&status).to_string()),
@@ -132,7 +151,12 @@ async fn server(global: &Global) -> State {
             // Which trouble it is, where the server tells.
             let status = answer(AdminClient::new(channel).get_status(GetStatusRequest {})).await;
             let trouble: Result<String, Failure> = status.map(|s| s.trouble);
-            State::Unwell(trouble.ok().filter(|t| !t.is_empty()).unwrap_or_else(|| "does not issue".to_owned()))
+            State::Unwell(
+                trouble
+                    .ok()
+                    .filter(|t| !t.is_empty())
+                    .unwrap_or_else(|| "does not issue".to_owned()),
+            )
         }
     }
 }
@@ -145,7 +169,10 @@ async fn agent(endpoint: &Endpoint) -> State {
     };
     let mut client = SpiffeWorkloadApiClient::new(channel);
     let first = async {
-        let mut stream = client.fetch_x509_bundles(fetch::request(X509BundlesRequest {})).await?.into_inner();
+        let mut stream = client
+            .fetch_x509_bundles(fetch::request(X509BundlesRequest {}))
+            .await?
+            .into_inner();
         stream.message().await
     };
     match Clock::system().timeout(CALL, first).await {
@@ -172,7 +199,10 @@ mod tests {
             (vec![away(), unwell()], Some(Exit::Unreachable)),
             (vec![well(), away()], Some(Exit::Unreachable)),
         ] {
-            let found: Vec<_> = states.into_iter().map(|s| ("server", "/a".to_owned(), s)).collect();
+            let found: Vec<_> = states
+                .into_iter()
+                .map(|s| ("server", "/a".to_owned(), s))
+                .collect();
             assert_eq!(code(&found), expect, "{found:?}");
             assert_eq!(value(&found)["healthy"], expect.is_none());
         }

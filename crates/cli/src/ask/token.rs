@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     args::{Global, Output},
-    output::{moment, note, raw, unix_time},
+    output::{Failure, moment, note, raw, unix_time},
 };
 
 /// `attesta token …`
@@ -46,10 +46,17 @@ pub(crate) struct Generate {
 /// Runs the command.
 pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
     let Command::Generate(generate) = command;
-    let ttl = i32::try_from(generate.ttl.as_secs()).ok().filter(|s| *s > 0);
+    let ttl = i32::try_from(generate.ttl.as_secs())
+        .ok()
+        .filter(|s| *s > 0);
     let ttl = ttl.ok_or_else(|| Failure::usage("--ttl is at least 1s and at most 68 years"))?;
-    let request = CreateJoinTokenRequest { ttl, token: String::new(), agent_id: generate.spiffe_id.as_ref().map(id::to_wire) };
-    let made = answer(AgentClient::new(dial::admin(global).await?).create_join_token(request)).await?;
+    let request = CreateJoinTokenRequest {
+        ttl,
+        token: String::new(),
+        agent_id: generate.spiffe_id.as_ref().map(id::to_wire),
+    };
+    let made =
+        answer(AgentClient::new(dial::admin(global).await?).create_join_token(request)).await?;
     let token = Zeroizing::new(made.value);
     let expires_at = unix_time(made.expires_at);
     match global.output {
@@ -64,7 +71,10 @@ pub(super) async fn run(command: Command, global: &Global) -> anyhow::Result<Exi
         Output::Text => {
             raw(Zeroizing::new(format!("{}\n", token.as_str())).as_bytes())?;
             if let Some(at) = expires_at {
-                note(format!("good for one node, until {}; it is not shown again", moment(at, Clock::system().now())));
+                note(format!(
+                    "good for one node, until {}; it is not shown again",
+                    moment(at, Clock::system().now())
+                ));
             }
         }
     }

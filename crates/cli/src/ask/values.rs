@@ -34,7 +34,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         }
         last = unit;
         let n: u64 = digits.parse().map_err(|_| wrong())?;
-        total = n.checked_mul(unit).and_then(|n| total.checked_add(n)).ok_or_else(wrong)?;
+        total = n
+            .checked_mul(unit)
+            .and_then(|n| total.checked_add(n))
+            .ok_or_else(wrong)?;
         digits.clear();
     }
     if !digits.is_empty() || last == u64::MAX {
@@ -59,9 +62,9 @@ impl FromStr for Moment {
         if let Ok(at) = text.parse() {
             return Ok(Self::At(at));
         }
-        duration(text)
-            .map(Self::Span)
-            .map_err(|_| format!("{text:?} is neither a duration (90d, 1h30m) nor a time (2026-01-02T15:04:05Z)"))
+        duration(text).map(Self::Span).map_err(|_| {
+            format!("{text:?} is neither a duration (90d, 1h30m) nor a time (2026-01-02T15:04:05Z)")
+        })
     }
 }
 
@@ -99,7 +102,9 @@ impl FromStr for Expiry {
         if text == "never" {
             return Ok(Self::Never);
         }
-        text.parse().map(Self::At).map_err(|e| format!("{e}, nor \"never\""))
+        text.parse()
+            .map(Self::At)
+            .map_err(|e| format!("{e}, nor \"never\""))
     }
 }
 
@@ -149,14 +154,29 @@ mod tests {
     #[test]
     fn moments() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let ahead = |text: &str| text.parse::<Moment>().ok().and_then(|m| m.ahead_of(now)).map(Timestamp::as_second);
+        let ahead = |text: &str| {
+            text.parse::<Moment>()
+                .ok()
+                .and_then(|m| m.ahead_of(now))
+                .map(Timestamp::as_second)
+        };
         assert_eq!(ahead("1h"), Some(1_003_600));
         assert_eq!(ahead("1970-01-02T00:00:00Z"), Some(86_400));
         assert_eq!(ahead("1970-01-02T01:00:00+01:00"), Some(86_400));
         assert_eq!(ahead("yesterday"), None);
         assert_eq!(ahead("1000000000w"), None, "beyond all time");
-        assert_eq!("1h".parse::<Moment>().unwrap().behind(now).as_second(), 996_400);
-        assert_eq!("10000w".parse::<Moment>().unwrap().behind(Timestamp::UNIX_EPOCH).as_second() <= 0, true);
+        assert_eq!(
+            "1h".parse::<Moment>().unwrap().behind(now).as_second(),
+            996_400
+        );
+        assert!(
+            "10000w"
+                .parse::<Moment>()
+                .unwrap()
+                .behind(Timestamp::UNIX_EPOCH)
+                .as_second()
+                <= 0
+        );
         assert_eq!("never".parse(), Ok(Expiry::Never));
         assert!("nie".parse::<Expiry>().is_err());
     }
@@ -164,9 +184,13 @@ mod tests {
     #[test]
     fn labels() {
         let pair = |k: &str, v: &str| Some((k.to_owned(), v.to_owned()));
-        for (text, expect) in
-            [("team=pay", pair("team", "pay")), ("a=", pair("a", "")), ("a=b=c", pair("a", "b=c")), ("=x", None), ("x", None)]
-        {
+        for (text, expect) in [
+            ("team=pay", pair("team", "pay")),
+            ("a=", pair("a", "")),
+            ("a=b=c", pair("a", "b=c")),
+            ("=x", None),
+            ("x", None),
+        ] {
             assert_eq!(label(text).ok(), expect, "{text}");
         }
     }

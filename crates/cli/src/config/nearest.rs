@@ -3,7 +3,10 @@
 /// The nearest of `known` by edits (a change, an insertion, a removal, a swap of neighbours), if it is near enough to
 /// be meant: a third of the name's length.
 pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let (edits, best) = known.into_iter().map(|candidate| (edits(name, candidate), candidate)).min()?;
+    let (edits, best) = known
+        .into_iter()
+        .map(|candidate| (edits(name, candidate), candidate))
+        .min()?;
     (edits <= (name.chars().count() / 3).max(1)).then_some(best)
 }
 
@@ -16,9 +19,12 @@ fn edits(a: &str, b: &str) -> usize {
     for (row, from) in a.chars().enumerate() {
         let mut line = vec![row + 1];
         for (column, to) in b.iter().enumerate() {
-            let at = |line: &[usize], column: usize| line.get(column).copied().unwrap_or(usize::MAX - 1);
+            let at =
+                |line: &[usize], column: usize| line.get(column).copied().unwrap_or(usize::MAX - 1);
             let change = at(&above, column) + usize::from(from != *to);
-            let mut best = change.min(at(&above, column + 1) + 1).min(at(&line, column) + 1);
+            let mut best = change
+                .min(at(&above, column + 1) + 1)
+                .min(at(&line, column) + 1);
             let before = column.checked_sub(1).and_then(|c| b.get(c));
             if column > 0 && before == Some(&from) && previous == Some(*to) {
                 best = best.min(at(&two_above, column - 1) + 1);

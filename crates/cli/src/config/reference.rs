@@ -24,8 +24,16 @@ pub(super) fn markdown() -> String {
 }
 
 fn entry(name: &str, key: &Key) -> String {
-    let readers: Vec<_> = key.roles.iter().map(|role| format!("`{}`", role.command())).collect();
-    let mut text = format!("- **`{name}`**: {}\n  Allowed: {}.\n", key.doc, key.kind.allowed());
+    let readers: Vec<_> = key
+        .roles
+        .iter()
+        .map(|role| format!("`{}`", role.command()))
+        .collect();
+    let mut text = format!(
+        "- **`{name}`**: {}\n  Allowed: {}.\n",
+        key.doc,
+        key.kind.allowed()
+    );
     if !key.default.is_empty() {
         text += &format!("  Default: `{}`.\n", key.default);
     }

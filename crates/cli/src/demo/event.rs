@@ -35,7 +35,10 @@ pub(super) struct Event {
 
 /// Says it. With nobody listening the service ends soon by itself: its stdin is closed, too.
 pub(super) fn tell(what: What, text: impl Into<String>) {
-    if let Ok(line) = serde_json::to_string(&Event { what, text: text.into() }) {
+    if let Ok(line) = serde_json::to_string(&Event {
+        what,
+        text: text.into(),
+    }) {
         drop(output::say(line));
     }
 }

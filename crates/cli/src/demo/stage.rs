@@ -16,8 +16,12 @@ use attesta_runtime::{CancellationToken, Clock, Tasks};
 use attesta_spiffe::{SpiffeId, TrustDomain};
 use attesta_wire::proto::{
     attesta::{
-        admin::v1::{CreateEntriesRequest, DeleteEntriesRequest, Entry, admin_client::AdminClient},
+        admin::v1::{
+            CreateEntriesRequest, DeleteEntriesRequest, Entry, ExplainRequest, Observed,
+            admin_client::AdminClient, explain_request,
+        },
         agent::v1::{ExplainPidRequest, agent_admin_client::AgentAdminClient},
+        types::v1::Fact,
     },
     spire::api::types,
 };
@@ -92,15 +96,23 @@ impl Shown {
 ///
 /// # Errors
 /// A service could not be started or ended, or with `once` not all was shown in time.
-pub(crate) async fn play(stage: &Stage<'_>, tasks: &Tasks, stop: CancellationToken) -> anyhow::Result<()> {
-    let programs = Programs::copy(&stage.dir).with_context(|| format!("cannot copy this program to {}", stage.dir.display()))?;
+pub(crate) async fn play(
+    stage: &Stage<'_>,
+    tasks: &Tasks,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let programs = Programs::copy(&stage.dir)
+        .with_context(|| format!("cannot copy this program to {}", stage.dir.display()))?;
     let mut admin = AdminClient::new(connect(stage.admin_socket.clone()).await?);
     let entries = create(stage, &programs, &mut admin).await?;
     let played = tokio::select! {
         played = perform(stage, &programs, tasks) => played,
         () = stop.cancelled() => Ok(()),
     };
-    if let Err(e) = admin.delete_entries(DeleteEntriesRequest { ids: entries }).await {
+    if let Err(e) = admin
+        .delete_entries(DeleteEntriesRequest { ids: entries })
+        .await
+    {
         tracing::warn!(error = e.message(), "the demo's entries stay");
     }
     played
@@ -109,27 +121,63 @@ pub(crate) async fn play(stage: &Stage<'_>, tasks: &Tasks, stop: CancellationTok
 async fn perform(stage: &Stage<'_>, programs: &Programs, tasks: &Tasks) -> anyhow::Result<()> {
     let clock = Clock::system();
     let (events_in, mut events) = mpsc::channel(EVENTS);
-    let orders = Actor::start(stage, &programs.orders, "orders", &[], tasks, events_in.clone())?;
-    let address = clock.timeout(PATIENCE, first_address(stage, &mut events)).await.context("orders has no identity yet")??;
+    let orders = Actor::start(
+        stage,
+        &programs.orders,
+        "orders",
+        &[],
+        tasks,
+        events_in.clone(),
+    )?;
+    let address = clock
+        .timeout(PATIENCE, first_address(stage, &mut events))
+        .await
+        .context("orders has no identity yet")??;
     let at = ["--orders".to_owned(), address];
-    let payments = Actor::start(stage, &programs.payments, "payments", &at, tasks, events_in.clone())?;
-    let with_bundle = [&at[..], &["--bundle".to_owned(), stage.bundle.display().to_string()]].concat();
-    let impostor = Actor::start(stage, &programs.impostor, "impostor", &with_bundle, tasks, events_in)?;
+    let payments = Actor::start(
+        stage,
+        &programs.payments,
+        "payments",
+        &at,
+        tasks,
+        events_in.clone(),
+    )?;
+    let with_bundle = [
+        &at[..],
+        &["--bundle".to_owned(), stage.bundle.display().to_string()],
+    ]
+    .concat();
+    let impostor = Actor::start(
+        stage,
+        &programs.impostor,
+        "impostor",
+        &with_bundle,
+        tasks,
+        events_in,
+    )?;
     let mut shown = Shown::default();
     let mut told = BTreeSet::new();
     let story = async {
         while let Some((name, event)) = events.recv().await {
-            let Some(event) = event else { return Err(Failure::failed(format!("{name} ended by itself")).into()) };
+            let Some(event) = event else {
+                return Err(Failure::failed(format!("{name} ended by itself")).into());
+            };
             stage.tell(name, &event);
             match (name, event.what) {
                 ("payments", What::Called) => shown.calls += 1,
                 ("impostor", What::Rejected) => shown.rejected = true,
                 ("impostor", What::Refused) => {
                     shown.refused = true;
-                    let why = explain(&stage.agent_admin_socket, impostor.pid).await?;
+                    let why = explain(stage, &programs.impostor, impostor.pid).await?;
                     // Once is enough, as long as it is the same.
                     if told.insert(why.clone()) {
-                        stage.tell("operator", &Event { what: What::Refused, text: why });
+                        stage.tell(
+                            "operator",
+                            &Event {
+                                what: What::Refused,
+                                text: why,
+                            },
+                        );
                     }
                     shown.explained = true;
                 }
@@ -143,7 +191,12 @@ async fn perform(stage: &Stage<'_>, programs: &Programs, tasks: &Tasks) -> anyho
     };
     let result = if stage.once {
         clock.timeout(PATIENCE, story).await.unwrap_or_else(|_| {
-            Err(Failure::failed(format!("the demo did not show everything within {} s", PATIENCE.as_secs())).with_cause(format!("missing: {}", shown.missing().join(", "))).into())
+            Err(Failure::failed(format!(
+                "the demo did not show everything within {} s",
+                PATIENCE.as_secs()
+            ))
+            .with_cause(format!("missing: {}", shown.missing().join(", ")))
+            .into())
         })
     } else {
         story.await
@@ -152,12 +205,22 @@ async fn perform(stage: &Stage<'_>, programs: &Programs, tasks: &Tasks) -> anyho
         actor.stop().await;
     }
     if stage.once && result.is_ok() {
-        stage.tell("operator", &Event { what: What::Served, text: "all shown: payments was served because of what it is, the impostor was not".to_owned() });
+        stage.tell(
+            "operator",
+            &Event {
+                what: What::Served,
+                text: "all shown: payments was served because of what it is, the impostor was not"
+                    .to_owned(),
+            },
+        );
     }
     result
 }
 
-async fn first_address(stage: &Stage<'_>, events: &mut mpsc::Receiver<(&'static str, Option<Event>)>) -> anyhow::Result<String> {
+async fn first_address(
+    stage: &Stage<'_>,
+    events: &mut mpsc::Receiver<(&'static str, Option<Event>)>,
+) -> anyhow::Result<String> {
     while let Some((name, event)) = events.recv().await {
         let Some(event) = event else { break };
         stage.tell(name, &event);
@@ -173,9 +236,13 @@ impl Stage<'_> {
     fn tell(&self, name: &str, event: &Event) {
         let words = text::printable(&event.text);
         let said = match self.output {
-            Output::Text if event.what == What::Listening => output::say(format!("{name:<9} listens on {words}")),
+            Output::Text if event.what == What::Listening => {
+                output::say(format!("{name:<9} listens on {words}"))
+            }
             Output::Text => output::say(format!("{name:<9} {words}")),
-            Output::Json => output::emit(&json!({"demo": name, "event": event.what, "text": words})),
+            Output::Json => {
+                output::emit(&json!({"demo": name, "event": event.what, "text": words}))
+            }
         };
         if let Err(e) = said {
             tracing::debug!(error = %e, "nobody reads stdout");
@@ -199,13 +266,21 @@ impl Programs {
             _ => {}
         }
         fs::create_dir(dir)?;
-        let programs = Self { orders: dir.join("orders"), payments: dir.join("payments"), impostor: dir.join("impostor"), dir: dir.to_owned() };
+        let programs = Self {
+            orders: dir.join("orders"),
+            payments: dir.join("payments"),
+            impostor: dir.join("impostor"),
+            dir: dir.to_owned(),
+        };
         for path in [&programs.orders, &programs.payments, &programs.impostor] {
             fs::copy(&own, path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
         }
         // Behind the program's end: it runs as before, and is another.
-        fs::OpenOptions::new().append(true).open(&programs.impostor)?.write_all(b"impostor")?;
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&programs.impostor)?
+            .write_all(b"impostor")?;
         Ok(programs)
     }
 }
@@ -236,9 +311,17 @@ impl Actor {
         events: mpsc::Sender<(&'static str, Option<Event>)>,
     ) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
-            .args(["demo-service", name, "--trust-domain", stage.trust_domain.as_str()])
+            .args([
+                "demo-service",
+                name,
+                "--trust-domain",
+                stage.trust_domain.as_str(),
+            ])
             .args(more)
-            .env("SPIFFE_ENDPOINT_SOCKET", format!("unix:{}", stage.workload_socket.display()))
+            .env(
+                "SPIFFE_ENDPOINT_SOCKET",
+                format!("unix:{}", stage.workload_socket.display()),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -260,7 +343,11 @@ impl Actor {
                 drop(events.send((name, None)).await);
             });
         }
-        Ok(Self { pid, child, _stdin: stdin })
+        Ok(Self {
+            pid,
+            child,
+            _stdin: stdin,
+        })
     }
 
     async fn stop(mut self) {
@@ -271,43 +358,111 @@ impl Actor {
 }
 
 /// Two entries; their ids.
-async fn create(stage: &Stage<'_>, programs: &Programs, admin: &mut AdminClient<Channel>) -> anyhow::Result<Vec<String>> {
-    let node = stage.node.as_ref().ok_or_else(|| Failure::failed("the node has no identity"))?;
-    let id = |path: &str| types::Spiffeid { trust_domain: stage.trust_domain.as_str().to_owned(), path: path.to_owned() };
+async fn create(
+    stage: &Stage<'_>,
+    programs: &Programs,
+    admin: &mut AdminClient<Channel>,
+) -> anyhow::Result<Vec<String>> {
+    let node = stage
+        .node
+        .as_ref()
+        .ok_or_else(|| Failure::failed("the node has no identity"))?;
+    let id = |path: &str| types::Spiffeid {
+        trust_domain: stage.trust_domain.as_str().to_owned(),
+        path: path.to_owned(),
+    };
     let uid = rustix::process::geteuid().as_raw();
-    let selector = |value: String| types::Selector { r#type: "unix".to_owned(), value };
+    let selector = |value: String| types::Selector {
+        r#type: "unix".to_owned(),
+        value,
+    };
     let entry = |name: &str, program: &Path| Entry {
         base: Some(types::Entry {
             spiffe_id: Some(id(&format!("/demo/{name}"))),
             parent_id: Some(id(node.path())),
-            selectors: vec![selector(format!("uid:{uid}")), selector(format!("path:{}", program.display()))],
+            selectors: vec![
+                selector(format!("uid:{uid}")),
+                selector(format!("path:{}", program.display())),
+            ],
             x509_svid_ttl: TTL,
             ..types::Entry::default()
         }),
         extras: None,
     };
-    let entries = vec![entry("orders", &programs.orders), entry("payments", &programs.payments)];
-    let response = admin.create_entries(CreateEntriesRequest { entries }).await.map_err(|e| Failure::failed(e.message()))?;
+    let entries = vec![
+        entry("orders", &programs.orders),
+        entry("payments", &programs.payments),
+    ];
+    let response = admin
+        .create_entries(CreateEntriesRequest { entries })
+        .await
+        .map_err(|e| Failure::failed(e.message()))?;
     let mut ids = Vec::new();
     for result in response.into_inner().results {
         let status = result.status.unwrap_or_default();
         // What a killed demo left is as good.
         if status.code != Code::Ok as i32 && status.code != Code::AlreadyExists as i32 {
-            return Err(Failure::failed(format!("an entry of the demo was refused: {}", status.message)).into());
+            return Err(Failure::failed(format!(
+                "an entry of the demo was refused: {}",
+                status.message
+            ))
+            .into());
         }
-        ids.extend(result.entry.and_then(|entry| entry.base).map(|base| base.id));
+        ids.extend(
+            result
+                .entry
+                .and_then(|entry| entry.base)
+                .map(|base| base.id),
+        );
     }
     Ok(ids)
 }
 
-/// Why this process gets nothing, as the operator learns it.
-async fn explain(socket: &Path, pid: u32) -> anyhow::Result<String> {
-    let mut agent = AgentAdminClient::new(connect(socket.to_owned()).await?);
-    let answer = agent.explain(ExplainPidRequest { pid }).await.map_err(|e| Failure::failed(e.message()))?.into_inner();
-    let nearest = answer.candidates.iter().find(|candidate| !candidate.missing_selectors.is_empty());
+/// Why the impostor gets nothing, as the operator learns it: of the agent, which looks at the process.
+async fn explain(stage: &Stage<'_>, program: &Path, pid: u32) -> anyhow::Result<String> {
+    let mut agent = AgentAdminClient::new(connect(stage.agent_admin_socket.clone()).await?);
+    let (candidates, summary) = match agent.explain(ExplainPidRequest { pid }).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            (answer.candidates, answer.summary)
+        }
+        // An agent that cannot look at a process that did not connect: the server says what it makes of what we know.
+        Err(status) if status.code() == Code::Unimplemented => {
+            let fact = |key: &str, value: String| Fact {
+                namespace: "unix".to_owned(),
+                key: key.to_owned(),
+                values: vec![value],
+            };
+            let facts = vec![
+                fact("uid", rustix::process::geteuid().as_raw().to_string()),
+                fact("path", program.display().to_string()),
+            ];
+            let node = stage
+                .node
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let mut admin = AdminClient::new(connect(stage.admin_socket.clone()).await?);
+            let what = Some(explain_request::What::Observed(Observed { node, facts }));
+            let answer = admin
+                .explain(ExplainRequest { what })
+                .await
+                .map_err(|e| Failure::failed(e.message()))?
+                .into_inner();
+            (answer.candidates, answer.summary)
+        }
+        Err(status) => return Err(Failure::failed(status.message()).into()),
+    };
+    let nearest = candidates
+        .iter()
+        .find(|candidate| !candidate.missing_selectors.is_empty());
     Ok(match nearest {
-        Some(nearest) => format!("impostor (pid {pid}) is nearest to {} and lacks {}", nearest.spiffe_id, nearest.missing_selectors.join(", ")),
-        None => format!("impostor (pid {pid}): {}", answer.summary),
+        Some(nearest) => format!(
+            "impostor (pid {pid}) is nearest to {} and lacks {}",
+            nearest.spiffe_id,
+            nearest.missing_selectors.join(", ")
+        ),
+        None => format!("impostor (pid {pid}): {summary}"),
     })
 }
 
@@ -319,7 +474,12 @@ mod tests {
     fn once_waits_for_everything() {
         let mut shown = Shown::default();
         assert_eq!(shown.missing().len(), 4);
-        shown = Shown { calls: CALLS, refused: true, explained: true, rejected: false };
+        shown = Shown {
+            calls: CALLS,
+            refused: true,
+            explained: true,
+            rejected: false,
+        };
         assert!(!shown.is_all());
         shown.rejected = true;
         assert!(shown.is_all());

@@ -61,8 +61,10 @@ fn pem(bundle: &Bundle) -> String {
 /// What is wrong with the file, by its name.
 pub(crate) fn read(path: &Path, trust_domain: &TrustDomain) -> Result<Bundle, Failure> {
     let bytes = read_file(path, BYTES)?;
-    parse(&bytes, trust_domain)
-        .map_err(|why| Failure::usage(format!("{}: {why}", path.display())).with_hint("`attesta bundle show` on the server writes one"))
+    parse(&bytes, trust_domain).map_err(|why| {
+        Failure::usage(format!("{}: {why}", path.display()))
+            .with_hint("`attesta bundle show` on the server writes one")
+    })
 }
 
 /// As [`read`], from bytes.
@@ -73,9 +75,13 @@ fn parse(bytes: &[u8], trust_domain: &TrustDomain) -> Result<Bundle, String> {
         let mut authorities = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(bytes) {
             let certificate = certificate.map_err(|e| format!("no PEM: {e}"))?;
-            authorities.push(X509Authority::from_der(&certificate).map_err(|e| format!("certificate {}: {e}", authorities.len() + 1))?);
+            authorities.push(
+                X509Authority::from_der(&certificate)
+                    .map_err(|e| format!("certificate {}: {e}", authorities.len() + 1))?,
+            );
         }
-        Bundle::new(trust_domain.clone(), authorities, Vec::new(), 0, None).map_err(|e| e.to_string())?
+        Bundle::new(trust_domain.clone(), authorities, Vec::new(), 0, None)
+            .map_err(|e| e.to_string())?
     };
     if bundle.x509_authorities().is_empty() {
         return Err("no certificate of an authority is in it".to_owned());

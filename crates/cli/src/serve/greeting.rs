@@ -36,7 +36,8 @@ impl Greeting<'_> {
     }
 
     fn json(&self) -> Value {
-        let unix = |path: &Option<PathBuf>| path.as_ref().map(|path| format!("unix:{}", path.display()));
+        let unix =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| format!("unix:{}", path.display()));
         json!({
             "trust_domain": self.trust_domain.as_str(),
             "node": self.node.as_ref().map(SpiffeId::as_str),
@@ -49,14 +50,23 @@ impl Greeting<'_> {
     }
 
     fn lines(&self, role: Role) -> Vec<String> {
-        let mut lines = vec![format!("Attesta is ready: trust domain {}", self.trust_domain)];
-        let mut line = |name: &str, value: Option<String>| lines.extend(value.map(|value| format!("  {name:<13}{value}")));
-        let unix = |path: &Option<PathBuf>| path.as_ref().map(|path| format!("unix:{}", path.display()));
+        let mut lines = vec![format!(
+            "Attesta is ready: trust domain {}",
+            self.trust_domain
+        )];
+        let mut line = |name: &str, value: Option<String>| {
+            lines.extend(value.map(|value| format!("  {name:<13}{value}")))
+        };
+        let unix =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| format!("unix:{}", path.display()));
         line("node", self.node.as_ref().map(ToString::to_string));
         line("workload API", unix(&self.workload_api));
         line("admin", unix(&self.admin));
         line("server", self.server.map(|address| address.to_string()));
-        line("bundle", self.bundle.as_ref().map(|path| path.display().to_string()));
+        line(
+            "bundle",
+            self.bundle.as_ref().map(|path| path.display().to_string()),
+        );
         if role != Role::Agent {
             lines.push("Next, in another shell:".to_owned());
             if !self.is_default {
@@ -79,7 +89,11 @@ impl Greeting<'_> {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%,:=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +115,12 @@ mod tests {
         };
         let lines = greeting.lines(Role::Run);
         assert!(lines.len() <= 10, "{lines:#?}");
-        assert!(lines.iter().any(|line| line == "  export ATTESTA_DATA_DIR='/d d'"), "{lines:#?}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line == "  export ATTESTA_DATA_DIR='/d d'"),
+            "{lines:#?}"
+        );
         let json = greeting.json();
         assert_eq!(json["node"], "spiffe://example.org/spire/agent/local/node");
         assert_eq!(json["workload_api"], "unix:/d/workload.sock");

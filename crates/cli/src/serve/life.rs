@@ -48,8 +48,13 @@ pub(super) enum End {
 impl End {
     pub(super) fn code(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Stopped(_) => Ok(ExitCode::SUCCESS),
-            Self::TooEarly(signal) => Err(Failure::failed(format!("stopped by {signal} before it was ready")).into()),
+            Self::Stopped(signal) => {
+                tracing::info!(signal, "stopped");
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::TooEarly(signal) => {
+                Err(Failure::failed(format!("stopped by {signal} before it was ready")).into())
+            }
             Self::Failed(failure) => Err(Failure::failed(failure.to_string()).into()),
         }
     }
@@ -70,18 +75,36 @@ impl Life {
     pub(super) fn begin() -> anyhow::Result<Self> {
         umask(Mode::from_raw_mode(0o027));
         let limit = getrlimit(Resource::Nofile);
-        if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        if let Err(e) = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        ) {
             tracing::debug!(error = %e, "the limit of open files stays as it is");
         }
         let take = |kind, name| signal(kind).with_context(|| format!("{name} cannot be handled"));
-        let signals = Signals { terminate: take(SignalKind::terminate(), "SIGTERM")?, interrupt: take(SignalKind::interrupt(), "SIGINT")? };
+        let signals = Signals {
+            terminate: take(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: take(SignalKind::interrupt(), "SIGINT")?,
+        };
         let clock = Clock::system();
         let (guards, readiness) = readiness();
-        Ok(Self { tasks: Tasks::new(clock.clone()), clock, guards, readiness, signals })
+        Ok(Self {
+            tasks: Tasks::new(clock.clone()),
+            clock,
+            guards,
+            readiness,
+            signals,
+        })
     }
 
     /// Runs `build`, unless the process is told to stop first.
-    pub(super) async fn unless_stopped<T>(&self, build: impl Future<Output = T>) -> anyhow::Result<T> {
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        build: impl Future<Output = T>,
+    ) -> anyhow::Result<T> {
         // Own receivers: `build` borrows the rest of us.
         let mut signals = Signals {
             terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
@@ -109,8 +132,14 @@ impl Life {
         let slow = async {
             loop {
                 clock.sleep(SLOW).await;
-                let trouble = agent.and_then(|agent| agent.load().last_error.clone()).unwrap_or_default();
-                tracing::warn!(waiting_for = readiness.waiting_for().join(", "), trouble, "not ready yet");
+                let trouble = agent
+                    .and_then(|agent| agent.load().last_error.clone())
+                    .unwrap_or_default();
+                tracing::warn!(
+                    waiting_for = readiness.waiting_for().join(", "),
+                    trouble,
+                    "not ready yet"
+                );
             }
         };
         tokio::select! {
@@ -143,7 +172,9 @@ impl Life {
     /// Closes the ledger, last.
     pub(super) async fn close(&mut self, ledger: Ledger) {
         if self.clock.timeout(CLOSE, ledger.close()).await.is_err() {
-            tracing::error!("the ledger did not close in time; what was answered is durable all the same");
+            tracing::error!(
+                "the ledger did not close in time; what was answered is durable all the same"
+            );
         }
     }
 }

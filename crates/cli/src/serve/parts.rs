@@ -1,6 +1,10 @@
 //! Checked configuration becomes what server and agent are built of.
 
-use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use attesta_agent::{AgentLimits, Bootstrap};
 use attesta_attest::{
@@ -13,6 +17,7 @@ use attesta_model::Evidence;
 use attesta_policy::Policies;
 use attesta_server::{AdminSocket, ServerError, ServerSettings};
 use attesta_spiffe::{Bundle, TrustDomain};
+use attesta_store::Retention;
 use zeroize::Zeroizing;
 
 use super::bundle_file;
@@ -23,6 +28,9 @@ use crate::{
 
 /// Longest file of policies or with a token, in bytes; `policy` has its own bound below it.
 const FILE_BYTES: u64 = 4 << 20;
+
+/// For how many commits deletions are remembered: who reads changes from further back loads everything.
+const REVISIONS: u64 = 100_000;
 
 /// What a server is made of beside its state.
 pub(super) struct ServerParts<'a> {
@@ -40,16 +48,23 @@ impl ServerParts<'_> {
         halves.join_token = config.join_token;
         halves.local = self.local;
         if !config.x509pop_ca_bundles.is_empty() {
-            halves.x509pop = Some(x509pop::ServerSettings { ca_bundles: config.x509pop_ca_bundles.clone() });
+            halves.x509pop = Some(x509pop::ServerSettings {
+                ca_bundles: config.x509pop_ca_bundles.clone(),
+            });
         }
         Ok(ServerSettings {
             trust_domain: self.trust_domain.clone(),
             listen: self.listen,
-            admin_socket: Some(AdminSocket { path: self.admin_socket }),
+            admin_socket: Some(AdminSocket {
+                path: self.admin_socket,
+            }),
             kek,
             ca_key: config.ca_key,
             jwt_keys: config.jwt_keys.clone(),
-            lifetimes: Lifetimes { authority: config.ca_ttl, propagation: config.propagation },
+            lifetimes: Lifetimes {
+                authority: config.ca_ttl,
+                propagation: config.propagation,
+            },
             limits: Limits {
                 default_x509: config.default_x509,
                 default_jwt: config.default_jwt,
@@ -61,6 +76,11 @@ impl ServerParts<'_> {
             policies: policies(config)?,
             attestors: Verifiers::new(halves).map_err(|e| Failure::usage(e.to_string()))?,
             admin_ids: config.admin_ids.clone(),
+            retention: Retention {
+                age: config.records_age,
+                bytes: config.records_size,
+                revisions: Some(REVISIONS),
+            },
             connections: config.connections,
         })
     }
@@ -72,18 +92,27 @@ fn policies(config: &ServerConfig) -> Result<Policies, Failure> {
         texts.push(("default.cedar".to_owned(), Policies::DEFAULT.to_owned()));
     }
     for path in &config.policy_files {
-        let text = String::from_utf8(read_file(path, FILE_BYTES)?).map_err(|_| Failure::usage(format!("{}: not UTF-8", path.display())))?;
+        let text = String::from_utf8(read_file(path, FILE_BYTES)?)
+            .map_err(|_| Failure::usage(format!("{}: not UTF-8", path.display())))?;
         texts.push((path.display().to_string(), text));
     }
-    let texts: Vec<_> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let texts: Vec<_> = texts
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
     Policies::parse(&texts).map_err(|e| Failure::usage(e.to_string()))
 }
 
 /// Why a server was not built, with the way out where its own words do not have it.
 pub(super) fn refused(error: ServerError) -> anyhow::Error {
     match &error {
-        ServerError::Listen { address, source } if source.kind() == std::io::ErrorKind::AddrInUse => {
-            Failure::failed(format!("{address} is in use by another process")).with_cause(source).with_hint("choose another with --listen").into()
+        ServerError::Listen { address, source }
+            if source.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            Failure::failed(format!("{address} is in use by another process"))
+                .with_cause(source)
+                .with_hint("choose another with --listen")
+                .into()
         }
         _ => error.into(),
     }
@@ -91,13 +120,20 @@ pub(super) fn refused(error: ServerError) -> anyhow::Error {
 
 /// How processes are described.
 pub(super) fn workloads(config: &AgentConfig) -> Workloads {
-    let unix = unix::Settings { executable_limit: config.executable_limit, foreign_paths: config.foreign_paths };
+    let unix = unix::Settings {
+        executable_limit: config.executable_limit,
+        foreign_paths: config.foreign_paths,
+    };
     Workloads::new(&WorkloadSettings { unix: Some(unix) })
 }
 
 /// How much an agent takes on.
 pub(super) fn agent_limits(config: &AgentConfig) -> AgentLimits {
-    AgentLimits { connections_per_uid: config.connections_per_uid, streams_per_uid: config.streams_per_uid, ..AgentLimits::default() }
+    AgentLimits {
+        connections_per_uid: config.connections_per_uid,
+        streams_per_uid: config.streams_per_uid,
+        ..AgentLimits::default()
+    }
 }
 
 /// What an earlier run of the agent left in its directory.
@@ -108,12 +144,19 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn look(dir: &Path) -> Self {
-        Self { bundle: dir.join("agent-bundle.json").exists(), identity: dir.join("agent-svid.json").exists() }
+        Self {
+            bundle: dir.join("agent-bundle.json").exists(),
+            identity: dir.join("agent-svid.json").exists(),
+        }
     }
 }
 
 /// By what the server is believed the first time.
-pub(super) fn bootstrap(config: &AgentConfig, trust_domain: &TrustDomain, kept: &Kept) -> Result<Bootstrap, Failure> {
+pub(super) fn bootstrap(
+    config: &AgentConfig,
+    trust_domain: &TrustDomain,
+    kept: &Kept,
+) -> Result<Bootstrap, Failure> {
     match &config.bootstrap_bundle {
         // The agent's own bundle wins, and the file may be gone by then. Should it be gone too, nobody is believed.
         _ if kept.bundle => Bundle::new(trust_domain.clone(), Vec::new(), Vec::new(), 0, None).map(Bootstrap::Bundle).map_err(|e| Failure::failed(e.to_string())),
@@ -125,14 +168,19 @@ pub(super) fn bootstrap(config: &AgentConfig, trust_domain: &TrustDomain, kept: 
 }
 
 /// How the node proves what it is.
-pub(super) fn collect(config: &AgentConfig, token: Option<Arc<Zeroizing<String>>>, kept: &Kept) -> Result<Arc<dyn Collect>, Failure> {
+pub(super) fn collect(
+    config: &AgentConfig,
+    token: Option<Arc<Zeroizing<String>>>,
+    kept: &Kept,
+) -> Result<Arc<dyn Collect>, Failure> {
     let usage = |e: AttestError| Failure::usage(e.to_string());
     let mut halves = node::AgentSettings::none();
     let token = match (token, &config.join_token_path) {
         (Some(token), _) => Some(token),
         (None, Some(path)) => {
             let bytes = Zeroizing::new(read_file(path, FILE_BYTES)?);
-            let text = std::str::from_utf8(&bytes).map_err(|_| Failure::usage(format!("{}: not UTF-8", path.display())))?;
+            let text = std::str::from_utf8(&bytes)
+                .map_err(|_| Failure::usage(format!("{}: not UTF-8", path.display())))?;
             Some(Arc::new(Zeroizing::new(text.trim().to_owned())))
         }
         (None, None) => None,

@@ -31,29 +31,47 @@ impl Place {
     /// The directory at `dir`, made with mode 0755 where there is none: the Workload API's socket is for every user, and
     /// what is secret in it has its own mode.
     pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
-        let fail = |e: std::io::Error| Failure::file("use the data directory", dir, &e).with_hint("choose another with --data-dir");
+        let fail = |e: std::io::Error| {
+            Failure::file("use the data directory", dir, &e)
+                .with_hint("choose another with --data-dir")
+        };
         let dir_absolute = absolute(dir).map_err(fail)?;
         if let Some(parent) = dir_absolute.parent() {
-            DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .map_err(fail)?;
         }
         match DirBuilder::new().mode(0o755).create(&dir_absolute) {
             // Whatever the umask is.
-            Ok(()) => fs::set_permissions(&dir_absolute, Permissions::from_mode(0o755)).map_err(fail)?,
+            Ok(()) => {
+                fs::set_permissions(&dir_absolute, Permissions::from_mode(0o755)).map_err(fail)?
+            }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(fail(e)),
         }
         socket::own_directory(&dir_absolute).map_err(|e| Failure::failed(e.to_string()))?;
-        Ok(Self { dir: dir_absolute, ephemeral: false })
+        Ok(Self {
+            dir: dir_absolute,
+            ephemeral: false,
+        })
     }
 
     /// A new directory under the system's for temporary files.
     pub(super) fn ephemeral() -> Result<Self, Failure> {
         let random: [u8; 6] = draw::bytes().map_err(|e| Failure::failed(e.to_string()))?;
         let dir = std::env::temp_dir().join(format!("attesta-{}", hex::encode(random)));
-        let fail = |e: std::io::Error| Failure::file("make the temporary directory", &dir, &e).with_hint("TMPDIR names another parent for it");
+        let fail = |e: std::io::Error| {
+            Failure::file("make the temporary directory", &dir, &e)
+                .with_hint("TMPDIR names another parent for it")
+        };
         // Not recursive, so that nobody has put something there before.
         DirBuilder::new().mode(0o755).create(&dir).map_err(fail)?;
-        let place = Self { dir: dir.clone(), ephemeral: true };
+        let place = Self {
+            dir: dir.clone(),
+            ephemeral: true,
+        };
         fs::set_permissions(&dir, Permissions::from_mode(0o755)).map_err(fail)?;
         socket::own_directory(&dir).map_err(|e| Failure::failed(e.to_string()))?;
         Ok(place)
@@ -79,7 +97,10 @@ impl Place {
         let (kek, sqlite) = if ledger.symlink_metadata().is_ok() {
             // What is wrong with the file is said first: a foreign one never had a key.
             let sqlite = Sqlite::open(&ledger)?;
-            (Kek::open(&key, false).map_err(|e| lost(e, &ledger))?, sqlite)
+            (
+                Kek::open(&key, false).map_err(|e| lost(e, &ledger))?,
+                sqlite,
+            )
         } else {
             // The key first: a crash in between leaves a key without a ledger, which the next start takes.
             (Kek::open(&key, true)?, Sqlite::open(&ledger)?)
@@ -92,12 +113,11 @@ impl Place {
     pub(super) fn listen(&self, asked: Option<SocketAddr>) -> SocketAddr {
         let mut listen = asked.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         if listen.port() == 0
-            && let Some(port) = fs::read_to_string(self.path(PORT)).ok().and_then(|text| text.trim().parse().ok())
+            && let Some(port) = self.port()
         {
             let before = SocketAddr::new(listen.ip(), port);
-            match TcpListener::bind(before) {
-                Ok(_) => listen = before,
-                Err(e) => tracing::warn!(address = %before, error = %e, "the port of before is taken; agents elsewhere have to be told the new one"),
+            if TcpListener::bind(before).is_ok() {
+                listen = before;
             }
         }
         listen
@@ -105,10 +125,29 @@ impl Place {
 
     /// Keeps the port for the next start.
     pub(super) fn remember(&self, address: Option<SocketAddr>) {
-        let Some(address) = address.filter(|_| !self.ephemeral) else { return };
-        if let Err(e) = write(&self.path(PORT), format!("{}\n", address.port()).as_bytes(), 0o644) {
+        let Some(port) = address.map(|a| a.port()).filter(|_| !self.ephemeral) else {
+            return;
+        };
+        match self.port() {
+            Some(before) if before == port => return,
+            Some(before) => tracing::warn!(
+                before,
+                port,
+                "listening on another port than before; agents elsewhere have to be told"
+            ),
+            None => {}
+        }
+        if let Err(e) = write(&self.path(PORT), format!("{port}\n").as_bytes(), 0o644) {
             tracing::warn!(error = %e, "the port could not be kept for the next start");
         }
+    }
+
+    fn port(&self) -> Option<u16> {
+        fs::read_to_string(self.path(PORT))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 }
 
@@ -141,7 +180,11 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()>
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
     // Whatever the umask is.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
@@ -157,7 +200,10 @@ mod tests {
     fn an_ephemeral_place_goes_and_a_port_is_kept() {
         let place = Place::ephemeral().unwrap();
         let dir = place.dir().to_owned();
-        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(
+            fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
         let kept = Place::open(&dir.join("kept")).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         assert_eq!(kept.listen(None), address);
@@ -167,7 +213,12 @@ mod tests {
         assert_eq!(kept.listen(None).port(), 0, "taken by another");
         drop(other);
         assert_eq!(kept.listen(None), taken);
-        assert_eq!(kept.listen(Some(SocketAddr::from(([127, 0, 0, 1], 7)))).port(), 7, "what was asked for wins");
+        assert_eq!(
+            kept.listen(Some(SocketAddr::from(([127, 0, 0, 1], 7))))
+                .port(),
+            7,
+            "what was asked for wins"
+        );
         drop(place);
         assert!(!dir.exists());
     }
@@ -185,8 +236,14 @@ mod tests {
         let foreign = Place::open(&outer.path("f")).unwrap();
         fs::write(foreign.path(LEDGER), "my diary, not a database at all").unwrap();
         let error = foreign.state().err().unwrap().to_string();
-        assert!(error.contains("this is no ledger") && error.contains("move it away"), "{error}");
-        assert_eq!(fs::read_to_string(foreign.path(LEDGER)).unwrap(), "my diary, not a database at all");
+        assert!(
+            error.contains("this is no ledger") && error.contains("move it away"),
+            "{error}"
+        );
+        assert_eq!(
+            fs::read_to_string(foreign.path(LEDGER)).unwrap(),
+            "my diary, not a database at all"
+        );
         assert!(!foreign.path(KEY).exists());
     }
 }

@@ -12,22 +12,40 @@ use crate::output::{Block, shown};
 pub(super) fn line(record: &Record) -> String {
     let at = time(record.at_ms);
     let Ok(Value::Object(body)) = serde_json::from_slice(&record.body_json) else {
-        return format!("{at} {}", shown(&String::from_utf8_lossy(&record.body_json)));
+        return format!(
+            "{at} {}",
+            shown(&String::from_utf8_lossy(&record.body_json))
+        );
     };
     let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
-    let mut out = format!("{at} {:<13} {:<9}", shown(text("action")), shown(text("outcome")));
+    let mut out = format!(
+        "{at} {:<13} {:<9}",
+        shown(text("action")),
+        shown(text("outcome"))
+    );
     if !text("subject").is_empty() {
         out.push_str(&format!(" {}", shown(text("subject"))));
     }
-    if let Some(actor) = body.get("actor").map(actor).filter(|a| a != text("subject")) {
+    if let Some(actor) = body
+        .get("actor")
+        .map(actor)
+        .filter(|a| a != text("subject"))
+    {
         out.push_str(&format!(" by={}", shown(&actor)));
     }
-    for (label, key) in [("credential", "credential"), ("instance", "instance"), ("entry", "entry")] {
+    for (label, key) in [
+        ("credential", "credential"),
+        ("instance", "instance"),
+        ("entry", "entry"),
+    ] {
         if !text(key).is_empty() {
             out.push_str(&format!(" {label}={}", shown(text(key))));
         }
     }
-    let changes = body.get("changes").and_then(Value::as_array).map(|c| c.iter().map(value).collect::<Vec<_>>().join(", "));
+    let changes = body
+        .get("changes")
+        .and_then(Value::as_array)
+        .map(|c| c.iter().map(value).collect::<Vec<_>>().join(", "));
     if let Some(changes) = changes.filter(|_| text("entry").is_empty()) {
         out.push_str(&format!(" changes=[{}]", shown(&changes)));
     }
@@ -35,26 +53,40 @@ pub(super) fn line(record: &Record) -> String {
         out.push_str(&format!(" count={count}"));
     }
     if let Some(Value::Object(denial)) = body.get("denial") {
-        out.push_str(&format!(" decision={} reason={}", shown(text("decision")), shown(&denied(denial))));
+        out.push_str(&format!(
+            " decision={} reason={}",
+            shown(text("decision")),
+            shown(&denied(denial))
+        ));
     } else if !text("note").is_empty() {
         out.push_str(&format!(" {}", shown(text("note"))));
     }
-    out
+    out.trim_end().to_owned()
 }
 
 /// All of it, one line per field.
 pub(super) fn block(record: &Record) -> Block {
     let mut block = Block::default();
-    block.line("time", time(record.at_ms)).line("position", format!("{} {}", record.writer, record.seq));
+    block
+        .line("time", time(record.at_ms))
+        .line("position", format!("{} {}", record.writer, record.seq));
     match serde_json::from_slice(&record.body_json) {
         Ok(Value::Object(body)) => {
-            for (key, found) in body.iter().filter(|(key, _)| !matches!(key.as_str(), "v" | "at")) {
+            for (key, found) in body
+                .iter()
+                .filter(|(key, _)| !matches!(key.as_str(), "v" | "at"))
+            {
                 match (key.as_str(), found) {
                     ("actor", found) => block.line(key, actor(found)),
-                    ("expires_at", found) => block.line(key, found.as_i64().map_or_else(|| value(found), time)),
+                    ("expires_at", found) => {
+                        block.line(key, found.as_i64().map_or_else(|| value(found), time))
+                    }
                     ("facts" | "denial", Value::Object(inner)) => {
                         for (name, inner) in inner {
-                            block.line(&shown(&format!("{}.{name}", key.trim_end_matches('s'))), value(inner));
+                            block.line(
+                                &shown(&format!("{}.{name}", key.trim_end_matches('s'))),
+                                value(inner),
+                            );
                         }
                         &mut block
                     }
@@ -87,7 +119,12 @@ fn actor(actor: &Value) -> String {
     match text("kind") {
         "local" => {
             let number = |key: &str| actor.get(key).map(Value::to_string).unwrap_or_default();
-            format!("local:uid:{}:pid:{}:{}", number("uid"), number("pid"), text("path"))
+            format!(
+                "local:uid:{}:pid:{}:{}",
+                number("uid"),
+                number("pid"),
+                text("path")
+            )
         }
         "system" => format!("system:{}", text("task")),
         "stranger" => format!("stranger:{}", text("from")),
@@ -100,7 +137,11 @@ fn actor(actor: &Value) -> String {
 fn denied(denial: &Map<String, Value>) -> String {
     let text = |key: &str| denial.get(key).and_then(Value::as_str).unwrap_or_default();
     let mut out = text("reason").to_owned();
-    let named: Vec<_> = ["rule", "attribute"].iter().filter(|k| !text(k).is_empty()).map(|k| format!("{k} {}", text(k))).collect();
+    let named: Vec<_> = ["rule", "attribute"]
+        .iter()
+        .filter(|k| !text(k).is_empty())
+        .map(|k| format!("{k} {}", text(k)))
+        .collect();
     if !named.is_empty() {
         out.push_str(&format!(" ({})", named.join(", ")));
     }
@@ -116,7 +157,12 @@ mod tests {
     use super::*;
 
     fn record(body: &str) -> Record {
-        Record { writer: "main".to_owned(), seq: 7, at_ms: 1_764_000_000_001, body_json: body.as_bytes().to_vec() }
+        Record {
+            writer: "main".to_owned(),
+            seq: 7,
+            at_ms: 1_764_000_000_001,
+            body_json: body.as_bytes().to_vec(),
+        }
     }
 
     #[test]
@@ -135,7 +181,7 @@ mod tests {
                 "2025-11-24T16:00:00.001Z issue_jwt     denied    by=stranger:a\\u{1b}[31m count=4 decision=01ab reason=policy (rule base, attribute unix.uid): no",
             ),
             ("not json\n", "2025-11-24T16:00:00.001Z not json\\u{a}"),
-            ("{}", "2025-11-24T16:00:00.001Z                         "),
+            ("{}", "2025-11-24T16:00:00.001Z"),
         ] {
             assert_eq!(line(&record(body)), expect);
         }
@@ -145,7 +191,14 @@ mod tests {
     fn all_of_it() {
         let text = block(&record(r#"{"action":"x","actor":{"kind":"system","task":"keys"},"expires_at":1764000000001,"facts":{"unix.uid":["1","2"]},"new":{"a":1},"v":1}"#))
             .to_string();
-        for line in ["time             : 2025", "position         : main 7", "actor            : system:keys", "fact.unix.uid    : 1, 2", "new              : {\"a\":1}", "expires_at       : 2025"] {
+        for line in [
+            "time             : 2025",
+            "position         : main 7",
+            "actor            : system:keys",
+            "fact.unix.uid    : 1, 2",
+            "new              : {\"a\":1}",
+            "expires_at       : 2025",
+        ] {
             assert!(text.contains(line), "{text}");
         }
     }

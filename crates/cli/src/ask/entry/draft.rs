@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use attesta_model::{Selector, Template};
 use attesta_spiffe::SpiffeId;
-use attesta_wire::{fact, id, proto::{attesta::admin::v1 as api, spire::api::types}};
+use attesta_wire::{
+    fact, id,
+    proto::{attesta::admin::v1 as api, spire::api::types},
+};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
@@ -82,7 +85,11 @@ pub(super) enum Sharing {
 
 /// `key=value`; an empty text stands for no label at all.
 fn optional_label(text: &str) -> Result<Option<(String, String)>, String> {
-    if text.is_empty() { Ok(None) } else { values::label(text).map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        values::label(text).map(Some)
+    }
 }
 
 /// What was said of an entry; nothing where nothing was.
@@ -152,14 +159,20 @@ pub(super) fn many(bytes: &[u8]) -> Result<Vec<Draft>, String> {
         Some(b'{') => serde_json::from_slice(bytes).map(|l: Listing| l.entries),
         _ => serde_json::from_slice(bytes),
     };
-    read.map_err(|e| format!("{e}; a list of entries is expected: [{{\"spiffe_id\": …, \"selectors\": […]}}, …]"))
+    read.map_err(|e| {
+        format!("{e}; a list of entries is expected: [{{\"spiffe_id\": …, \"selectors\": […]}}, …]")
+    })
 }
 
 impl From<Flags> for Draft {
     fn from(f: Flags) -> Self {
         // A list that was not given stays as it is; an empty value empties it.
-        let list = |l: Vec<String>| (!l.is_empty()).then(|| l.into_iter().filter(|s| !s.is_empty()).collect());
-        let ttl = |d: Option<Duration>| d.map(|d| Ttl::Seconds(u32::try_from(d.as_secs()).unwrap_or(u32::MAX)));
+        let list = |l: Vec<String>| {
+            (!l.is_empty()).then(|| l.into_iter().filter(|s| !s.is_empty()).collect())
+        };
+        let ttl = |d: Option<Duration>| {
+            d.map(|d| Ttl::Seconds(u32::try_from(d.as_secs()).unwrap_or(u32::MAX)))
+        };
         Self {
             entry_id: f.entry_id,
             spiffe_id: f.spiffe_id,
@@ -194,7 +207,8 @@ impl Draft {
 
     /// Whether nobody was named to vouch.
     pub(super) fn has_no_parent(&self) -> bool {
-        self.parent_id.as_deref().unwrap_or_default().is_empty() && self.issuer.as_deref().unwrap_or_default().is_empty()
+        self.parent_id.as_deref().unwrap_or_default().is_empty()
+            && self.issuer.as_deref().unwrap_or_default().is_empty()
     }
 
     /// Puts what was said over an entry.
@@ -227,7 +241,10 @@ impl Draft {
             extras.issuer = issuer;
         }
         if let Some(selectors) = self.selectors {
-            base.selectors = selectors.iter().map(|s| selector(s)).collect::<Result<_, _>>()?;
+            base.selectors = selectors
+                .iter()
+                .map(|s| selector(s))
+                .collect::<Result<_, _>>()?;
         }
         if let Some(ttl) = self.x509_svid_ttl {
             base.x509_svid_ttl = ttl.seconds("x509_svid_ttl")?;
@@ -239,7 +256,9 @@ impl Draft {
             None => {}
             Some(Expiry::Never) => base.expires_at = 0,
             Some(Expiry::At(at)) => {
-                let at = at.ahead_of(now).ok_or("expires_at lies beyond all time; leave it out for an entry without an end")?;
+                let at = at.ahead_of(now).ok_or(
+                    "expires_at lies beyond all time; leave it out for an entry without an end",
+                )?;
                 // 0 on the wire means never.
                 base.expires_at = at.as_second().max(1);
             }
@@ -254,7 +273,10 @@ impl Draft {
         put(&mut extras.purpose, self.purpose);
         put(&mut extras.labels, self.labels);
         put(&mut extras.priority, self.priority);
-        put(&mut extras.node_shared, self.sharing.map(|s| s == Sharing::Node));
+        put(
+            &mut extras.node_shared,
+            self.sharing.map(|s| s == Sharing::Node),
+        );
         Ok(())
     }
 }
@@ -276,20 +298,27 @@ pub(super) fn set_parent(entry: &mut api::Entry, parent: &str) -> Result<(), Str
 }
 
 fn wire_id(field: &str, text: &str) -> Result<types::Spiffeid, String> {
-    SpiffeId::parse(text).map(|i| id::to_wire(&i)).map_err(|e| format!("{field} {text:?}: {e}"))
+    SpiffeId::parse(text)
+        .map(|i| id::to_wire(&i))
+        .map_err(|e| format!("{field} {text:?}: {e}"))
 }
 
 fn selector(text: &str) -> Result<types::Selector, String> {
-    Selector::parse(text).map(|s| fact::selector_to_wire(s.as_str())).map_err(|e| format!("selector {text:?}: {e}"))
+    Selector::parse(text)
+        .map(|s| fact::selector_to_wire(s.as_str()))
+        .map_err(|e| format!("selector {text:?}: {e}"))
 }
 
 impl Ttl {
     fn seconds(&self, field: &str) -> Result<i32, String> {
         let seconds = match self {
             Self::Seconds(n) => u64::from(*n),
-            Self::Text(text) => values::duration(text).map_err(|e| format!("{field}: {e}"))?.as_secs(),
+            Self::Text(text) => values::duration(text)
+                .map_err(|e| format!("{field}: {e}"))?
+                .as_secs(),
         };
-        i32::try_from(seconds).map_err(|_| format!("{field} {seconds} s is longer than the wire can say"))
+        i32::try_from(seconds)
+            .map_err(|_| format!("{field} {seconds} s is longer than the wire can say"))
     }
 }
 
@@ -298,7 +327,10 @@ mod tests {
     use super::*;
 
     fn empty() -> api::Entry {
-        api::Entry { base: Some(types::Entry::default()), extras: Some(api::Extras::default()) }
+        api::Entry {
+            base: Some(types::Entry::default()),
+            extras: Some(api::Extras::default()),
+        }
     }
 
     fn drafted(json: &str) -> Result<api::Entry, String> {
@@ -312,16 +344,28 @@ mod tests {
     fn files_say_what_is_wrong() {
         for (json, expect) in [
             (r#"[{"spiffe_id":"x"}]"#, "spiffe_id \"x\""),
-            (r#"[{"spiffe_id":"spiffe://td/{unix}"}]"#, "spiffe_id \"spiffe://td/{unix}\""),
+            (
+                r#"[{"spiffe_id":"spiffe://td/{unix}"}]"#,
+                "spiffe_id \"spiffe://td/{unix}\"",
+            ),
             (r#"[{"selectors":["unix"]}]"#, "selector \"unix\""),
-            (r#"[{"x509_svid_ttl":"10"}]"#, "x509_svid_ttl: \"10\" is no duration"),
+            (
+                r#"[{"x509_svid_ttl":"10"}]"#,
+                "x509_svid_ttl: \"10\" is no duration",
+            ),
             (r#"[{"x509_svid_ttl":4294967295}]"#, "longer than"),
             (r#"[{"expires":"soon"}]"#, "neither a duration"),
             (r#"[{"sharing":"all"}]"#, "unknown variant"),
-            (r#"[{"parent_id":"spiffe://td/a","issuer":"github"}]"#, "one of them"),
+            (
+                r#"[{"parent_id":"spiffe://td/a","issuer":"github"}]"#,
+                "one of them",
+            ),
             (r#"[{"ttl":1}]"#, "unknown field `ttl`"),
             (r#"[{"selectors":[],"selector":[]}]"#, "duplicate field"),
-            (r#"{"spiffe_id":"spiffe://td/a"}"#, "unknown field `spiffe_id`"),
+            (
+                r#"{"spiffe_id":"spiffe://td/a"}"#,
+                "unknown field `spiffe_id`",
+            ),
             ("", "a list of entries is expected"),
         ] {
             let error = drafted(json).unwrap_err();
@@ -338,10 +382,34 @@ mod tests {
         )
         .unwrap();
         let (base, extras) = (entry.base.unwrap(), entry.extras.unwrap());
-        assert_eq!((base.id.as_str(), base.spiffe_id, extras.spiffe_id_template.as_str()), ("e", None, "spiffe://td/u/{unix.user}"));
-        assert_eq!(base.selectors[1], types::Selector { r#type: "k8s".to_owned(), value: "sa:a:b".to_owned() });
-        assert_eq!((base.x509_svid_ttl, base.jwt_svid_ttl, base.expires_at), (60, 30, 4600));
-        assert_eq!((extras.priority, extras.node_shared, base.admin, base.revision_number), (-2, true, true, 0));
+        assert_eq!(
+            (
+                base.id.as_str(),
+                base.spiffe_id,
+                extras.spiffe_id_template.as_str()
+            ),
+            ("e", None, "spiffe://td/u/{unix.user}")
+        );
+        assert_eq!(
+            base.selectors[1],
+            types::Selector {
+                r#type: "k8s".to_owned(),
+                value: "sa:a:b".to_owned()
+            }
+        );
+        assert_eq!(
+            (base.x509_svid_ttl, base.jwt_svid_ttl, base.expires_at),
+            (60, 30, 4600)
+        );
+        assert_eq!(
+            (
+                extras.priority,
+                extras.node_shared,
+                base.admin,
+                base.revision_number
+            ),
+            (-2, true, true, 0)
+        );
         assert_eq!(extras.labels["k"], "v");
     }
 
@@ -350,7 +418,7 @@ mod tests {
         let mut entry = empty();
         let now = Timestamp::from_second(1000).unwrap();
         let first = Flags {
-            spiffe_id: Some("spiffe://td/{unix.user}".to_owned()),
+            spiffe_id: Some("spiffe://td/u/{unix.user}".to_owned()),
             selector: vec!["unix:uid:1".to_owned()],
             label: vec![Some(("k".to_owned(), "v".to_owned()))],
             dns_name: vec!["a.b".to_owned()],
@@ -373,8 +441,22 @@ mod tests {
         };
         Draft::from(second).onto(&mut entry, now).unwrap();
         let (base, extras) = (entry.base.unwrap(), entry.extras.unwrap());
-        assert_eq!((base.spiffe_id.map(|i| i.path), extras.spiffe_id_template.as_str()), (Some("/a".to_owned()), ""));
-        assert_eq!((base.dns_names.len(), extras.labels.len(), base.expires_at, base.admin), (0, 0, 0, false));
+        assert_eq!(
+            (
+                base.spiffe_id.map(|i| i.path),
+                extras.spiffe_id_template.as_str()
+            ),
+            (Some("/a".to_owned()), "")
+        );
+        assert_eq!(
+            (
+                base.dns_names.len(),
+                extras.labels.len(),
+                base.expires_at,
+                base.admin
+            ),
+            (0, 0, 0, false)
+        );
         assert_eq!((base.selectors.len(), extras.owner.as_str()), (1, "ada"));
     }
 }

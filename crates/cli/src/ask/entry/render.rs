@@ -14,14 +14,25 @@ use crate::output::{Block, moment, span, unix_time};
 pub(super) fn spiffe_id(entry: &api::Entry) -> String {
     match entry.base.as_ref().and_then(|b| b.spiffe_id.as_ref()) {
         Some(id) => id::text(id),
-        None => entry.extras.as_ref().map(|e| e.spiffe_id_template.clone()).unwrap_or_default(),
+        None => entry
+            .extras
+            .as_ref()
+            .map(|e| e.spiffe_id_template.clone())
+            .unwrap_or_default(),
     }
 }
 
 /// The selectors as `type:value`.
 pub(super) fn selectors(entry: &api::Entry) -> Vec<String> {
-    let selectors = entry.base.as_ref().map(|b| b.selectors.as_slice()).unwrap_or_default();
-    selectors.iter().map(|s| format!("{}:{}", s.r#type, s.value)).collect()
+    let selectors = entry
+        .base
+        .as_ref()
+        .map(|b| b.selectors.as_slice())
+        .unwrap_or_default();
+    selectors
+        .iter()
+        .map(|s| format!("{}:{}", s.r#type, s.value))
+        .collect()
 }
 
 /// The entry as JSON. Lifetimes are seconds, 0 the server's default; times are RFC 3339, null where there is none.
@@ -67,31 +78,45 @@ pub(super) fn block(entry: &api::Entry, now: Timestamp) -> Block {
     let mut b = Block::default();
     b.line("Entry ID", &base.id)
         .line("SPIFFE ID", spiffe_id(entry))
-        .some("Parent ID", base.parent_id.as_ref().map(id::text).unwrap_or_default())
+        .some(
+            "Parent ID",
+            base.parent_id.as_ref().map(id::text).unwrap_or_default(),
+        )
         .some("Issuer", &extras.issuer);
     for selector in selectors(entry) {
         b.line("Selector", selector);
     }
-    b.line("X509-SVID TTL", ttl(base.x509_svid_ttl)).line("JWT-SVID TTL", ttl(base.jwt_svid_ttl));
+    b.line("X509-SVID TTL", ttl(base.x509_svid_ttl))
+        .line("JWT-SVID TTL", ttl(base.jwt_svid_ttl));
     for name in &base.dns_names {
         b.line("DNS name", name);
     }
     for domain in &base.federates_with {
         b.line("FederatesWith", domain);
     }
-    b.some("Hint", &base.hint).some("Owner", &extras.owner).some("Purpose", &extras.purpose);
+    b.some("Hint", &base.hint)
+        .some("Owner", &extras.owner)
+        .some("Purpose", &extras.purpose);
     for (key, value) in &extras.labels {
         b.line("Label", format!("{key}={value}"));
     }
     if extras.priority != 0 {
         b.line("Priority", extras.priority.to_string());
     }
-    for (name, set) in
-        [("Admin", base.admin), ("Downstream", base.downstream), ("StoreSvid", base.store_svid), ("Shared by node", extras.node_shared)]
-    {
+    for (name, set) in [
+        ("Admin", base.admin),
+        ("Downstream", base.downstream),
+        ("StoreSvid", base.store_svid),
+        ("Shared by node", extras.node_shared),
+    ] {
         b.some(name, if set { "true" } else { "" });
     }
-    b.some("Expiration time", unix_time(base.expires_at).map(|t| moment(t, now)).unwrap_or_default());
+    b.some(
+        "Expiration time",
+        unix_time(base.expires_at)
+            .map(|t| moment(t, now))
+            .unwrap_or_default(),
+    );
     b.line("Revision", base.revision_number.to_string());
     b
 }
@@ -107,13 +132,27 @@ mod tests {
             "admin":false,"downstream":true,"store_svid":false,"expires_at":"2030-01-01T00:00:00Z"}]"#;
         let now = Timestamp::UNIX_EPOCH;
         let mut first = api::Entry::default();
-        draft::many(source.as_bytes()).unwrap().remove(0).onto(&mut first, now).unwrap();
+        draft::many(source.as_bytes())
+            .unwrap()
+            .remove(0)
+            .onto(&mut first, now)
+            .unwrap();
         let listing = json!({ "entries": [json(&first)] }).to_string();
         let mut second = api::Entry::default();
-        draft::many(listing.as_bytes()).unwrap().remove(0).onto(&mut second, now).unwrap();
+        draft::many(listing.as_bytes())
+            .unwrap()
+            .remove(0)
+            .onto(&mut second, now)
+            .unwrap();
         assert_eq!(first, second);
         let text = block(&first, now).to_string();
-        for line in ["SPIFFE ID        : spiffe://td/a\n", "Selector         : unix:uid:1\n", "X509-SVID TTL    : 1m\n", "Label            : k=v\n", "Downstream       : true\n"] {
+        for line in [
+            "SPIFFE ID        : spiffe://td/a\n",
+            "Selector         : unix:uid:1\n",
+            "X509-SVID TTL    : 1m\n",
+            "Label            : k=v\n",
+            "Downstream       : true\n",
+        ] {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("Admin"), "{text}");

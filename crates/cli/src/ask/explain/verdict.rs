@@ -36,12 +36,15 @@ pub(super) enum Verdict {
 impl Verdict {
     /// Compares; the server's word counts where there is one, the agent's is what is served meanwhile.
     pub(super) fn of(agent: &[Candidate], server: Option<&[Candidate]>) -> Self {
-        let matching = |all: &[Candidate]| -> Vec<Candidate> { all.iter().filter(|c| c.matches).cloned().collect() };
+        let matching = |all: &[Candidate]| -> Vec<Candidate> {
+            all.iter().filter(|c| c.matches).cloned().collect()
+        };
         let ids = |all: &[Candidate]| all.iter().map(|c| c.spiffe_id.clone()).collect::<Vec<_>>();
         let here = matching(agent);
         if let Some(server) = server {
             let there = matching(server);
-            let lacks = |all: &[Candidate], c: &Candidate| !all.iter().any(|o| o.entry_id == c.entry_id);
+            let lacks =
+                |all: &[Candidate], c: &Candidate| !all.iter().any(|o| o.entry_id == c.entry_id);
             let ahead: Vec<_> = there.iter().filter(|c| lacks(&here, c)).cloned().collect();
             if here.is_empty() && !ahead.is_empty() {
                 return Self::NotPropagated(ids(&ahead));
@@ -49,7 +52,10 @@ impl Verdict {
             // Only the nearest are shown: an entry that is not there at all is withdrawn, one that is refused is refused.
             if !here.is_empty() && there.is_empty() {
                 return match server.iter().find(|c| !c.denial.is_empty()) {
-                    Some(c) => Self::Refused { id: c.spiffe_id.clone(), why: c.denial.clone() },
+                    Some(c) => Self::Refused {
+                        id: c.spiffe_id.clone(),
+                        why: c.denial.clone(),
+                    },
                     None => Self::Withdrawn(ids(&here)),
                 };
             }
@@ -58,12 +64,24 @@ impl Verdict {
             return Self::Matches(ids(&here));
         }
         let nearest = || server.into_iter().flatten().chain(agent);
-        if let Some(c) = nearest().find(|c| c.missing_selectors.is_empty() && !(c.denial.is_empty() && c.note.is_empty())) {
-            let why = if c.denial.is_empty() { &c.note } else { &c.denial };
-            return Self::Refused { id: c.spiffe_id.clone(), why: why.clone() };
+        if let Some(c) = nearest()
+            .find(|c| c.missing_selectors.is_empty() && !(c.denial.is_empty() && c.note.is_empty()))
+        {
+            let why = if c.denial.is_empty() {
+                &c.note
+            } else {
+                &c.denial
+            };
+            return Self::Refused {
+                id: c.spiffe_id.clone(),
+                why: why.clone(),
+            };
         }
         match nearest().find(|c| !c.missing_selectors.is_empty()) {
-            Some(c) => Self::Missing { id: c.spiffe_id.clone(), selectors: c.missing_selectors.clone() },
+            Some(c) => Self::Missing {
+                id: c.spiffe_id.clone(),
+                selectors: c.missing_selectors.clone(),
+            },
             None => Self::NoEntry,
         }
     }
@@ -119,11 +137,19 @@ mod tests {
             (vec![fits.clone()], None, "matches"),
             (vec![fits.clone()], Some(vec![fits.clone()]), "matches"),
             (vec![], Some(vec![fits.clone()]), "not_propagated"),
-            (vec![lacks.clone()], Some(vec![fits.clone(), lacks.clone()]), "not_propagated"),
+            (
+                vec![lacks.clone()],
+                Some(vec![fits.clone(), lacks.clone()]),
+                "not_propagated",
+            ),
             (vec![fits.clone()], Some(vec![]), "withdrawn"),
             (vec![fits.clone()], Some(vec![refused.clone()]), "refused"),
             (vec![refused.clone()], None, "refused"),
-            (vec![lacks.clone()], Some(vec![lacks.clone()]), "missing_selectors"),
+            (
+                vec![lacks.clone()],
+                Some(vec![lacks.clone()]),
+                "missing_selectors",
+            ),
             (vec![], Some(vec![lacks]), "missing_selectors"),
             (vec![], Some(vec![]), "no_entry"),
             (vec![], None, "no_entry"),
@@ -131,6 +157,10 @@ mod tests {
             let verdict = Verdict::of(&agent, server.as_deref());
             assert_eq!(verdict.word(), expect, "{agent:?} {server:?}");
         }
-        assert!(Verdict::of(&[], Some(&[fits])).to_string().contains("not propagated yet"));
+        assert!(
+            Verdict::of(&[], Some(&[fits]))
+                .to_string()
+                .contains("not propagated yet")
+        );
     }
 }
