@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use attesta_attest::{AttestError, Peer};
+use attesta_attest::{AttestError, Peer, PeerError};
 use attesta_runtime::{Clock, Live, ReadyGuards, Tasks, Wake};
 use attesta_tls::IdentityError;
 use attesta_wire::{
@@ -322,8 +322,9 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// Holds a process that did not connect.
-fn hold_pid(_: u32) -> Result<Peer, Status> {
-    Err(Status::unimplemented(
-        "a process that did not connect cannot be looked at yet",
-    ))
+fn hold_pid(pid: u32) -> Result<Peer, Status> {
+    Peer::by_pid(pid).map_err(|e| match e {
+        PeerError::Gone => Status::not_found(format!("there is no process {pid}")),
+        e => Status::failed_precondition(e.to_string()),
+    })
 }

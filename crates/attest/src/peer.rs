@@ -130,6 +130,16 @@ impl Peer {
         }
     }
 
+    /// Holds a process that did not connect, as it is now: for an administrator who asks about it. What it is told of
+    /// is the process that has this pid at this moment; nothing is ever issued to it.
+    ///
+    /// # Errors
+    /// [`PeerError`]; `Gone` when there is no such process.
+    pub fn by_pid(pid: u32) -> Result<Self, PeerError> {
+        let status = parse::status(&read(pid, "status")?).map_err(|e| PeerError::from((pid, e)))?;
+        Self::opened(pid, status.uid, status.gid)
+    }
+
     /// The way of kernels before 6.5.
     fn opened(pid: u32, uid: u32, gid: u32) -> Result<Self, PeerError> {
         let before = stat(pid)?;

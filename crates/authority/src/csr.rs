@@ -3,17 +3,20 @@
 //! Whatever names a request asks for are ignored (SPIRE does the same): an entry says who one is, not the caller.
 
 use aws_lc_rs::{
-    encoding::{AsDer, PublicKeyX509Der},
     digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest},
+    encoding::{AsDer, PublicKeyX509Der},
     signature::{
-        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-        RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, VerificationAlgorithm,
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA384_ASN1,
+        ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, EcdsaKeyPair, KeyPair, ParsedPublicKey,
+        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+        VerificationAlgorithm,
     },
 };
 use const_oid::{
     ObjectIdentifier,
     db::rfc5912::{
-        ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
+        ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1,
+        SECP_384_R_1, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
         SHA_512_WITH_RSA_ENCRYPTION,
     },
 };
@@ -34,7 +37,9 @@ pub enum CsrError {
     #[error("malformed CSR")]
     Malformed,
     /// A key we do not certify.
-    #[error("CSR has a key of an unsupported kind; use ECDSA on P-256 or P-384, or RSA with 2048 to 4096 bits")]
+    #[error(
+        "CSR has a key of an unsupported kind; use ECDSA on P-256 or P-384, or RSA with 2048 to 4096 bits"
+    )]
     Key,
     /// A signature we do not verify.
     #[error("CSR is signed with an unsupported algorithm; use SHA-256 or stronger")]
@@ -85,27 +90,42 @@ impl SubjectKey {
         let algorithm = verification(outer.algorithm.oid, curve).ok_or(CsrError::Algorithm)?;
         let info = outer.info.to_der().map_err(|_| CsrError::Malformed)?;
         // DER has one encoding: what was parsed and written again is what was signed, or the signature fails.
-        let key_bits = spki.subject_public_key.as_bytes().ok_or(CsrError::Malformed)?;
+        let key_bits = spki
+            .subject_public_key
+            .as_bytes()
+            .ok_or(CsrError::Malformed)?;
         let spki_der = spki.to_der().map_err(|_| CsrError::Malformed)?;
         let signature = outer.signature.as_bytes().ok_or(CsrError::Malformed)?;
         if !allowed.contains(&key_bits.len()) {
             return Err(CsrError::Key);
         }
-        ParsedPublicKey::new(algorithm, key_bits).map_err(|_| CsrError::Key)?.verify_sig(&info, signature).map_err(|_| CsrError::Signature)?;
+        ParsedPublicKey::new(algorithm, key_bits)
+            .map_err(|_| CsrError::Key)?
+            .verify_sig(&info, signature)
+            .map_err(|_| CsrError::Signature)?;
         Ok(Self::of(spki_der, key_bits))
     }
 
     /// The key of an authority or of the server itself, whose private half is in this room's reach.
     pub(crate) fn own(spki: &[u8]) -> Result<Self, CsrError> {
         let parsed = SubjectPublicKeyInfoRef::from_der(spki).map_err(|_| CsrError::Malformed)?;
-        let bits = parsed.subject_public_key.as_bytes().ok_or(CsrError::Malformed)?;
+        let bits = parsed
+            .subject_public_key
+            .as_bytes()
+            .ok_or(CsrError::Malformed)?;
         Ok(Self::of(spki.to_vec(), bits))
     }
 
     fn of(spki: Vec<u8>, bits: &[u8]) -> Self {
-        let mut out = Self { digest: [0; 32], key_id: [0; 20], spki };
-        out.digest.copy_from_slice(digest(&SHA256, &out.spki).as_ref());
-        out.key_id.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, bits).as_ref());
+        let mut out = Self {
+            digest: [0; 32],
+            key_id: [0; 20],
+            spki,
+        };
+        out.digest
+            .copy_from_slice(digest(&SHA256, &out.spki).as_ref());
+        out.key_id
+            .copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, bits).as_ref());
         out
     }
 }
@@ -124,11 +144,15 @@ impl SubjectKey {
     /// # Errors
     /// The library could not make one.
     pub fn generate() -> Result<OwnKey, CsrError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| CsrError::Key)?;
+        let pair =
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| CsrError::Key)?;
         let private = pair.to_pkcs8v1().map_err(|_| CsrError::Key)?;
         let public = pair.public_key().as_der().map_err(|_| CsrError::Key)?;
         let public: &PublicKeyX509Der<'_> = &public;
-        Ok(OwnKey { public: Self::own(public.as_ref())?, private_pkcs8: Zeroizing::new(private.as_ref().to_vec()) })
+        Ok(OwnKey {
+            public: Self::own(public.as_ref())?,
+            private_pkcs8: Zeroizing::new(private.as_ref().to_vec()),
+        })
     }
 }
 
@@ -156,7 +180,9 @@ enum Curve {
 }
 
 /// Which kind of key, and how long its bits may be.
-fn kind(spki: &SubjectPublicKeyInfoRef<'_>) -> Result<(Curve, std::ops::RangeInclusive<usize>), CsrError> {
+fn kind(
+    spki: &SubjectPublicKeyInfoRef<'_>,
+) -> Result<(Curve, std::ops::RangeInclusive<usize>), CsrError> {
     match spki.algorithm.oid {
         ID_EC_PUBLIC_KEY => match spki.algorithm.parameters_oid() {
             Ok(SECP_256_R_1) => Ok((Curve::P256, 65..=65)),
@@ -190,12 +216,20 @@ mod tests {
 
     fn csr(algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-        CertificateParams::new(vec!["evil.example".into()]).unwrap().serialize_request(&key).unwrap().der().to_vec()
+        CertificateParams::new(vec!["evil.example".into()])
+            .unwrap()
+            .serialize_request(&key)
+            .unwrap()
+            .der()
+            .to_vec()
     }
 
     #[test]
     fn only_a_key_that_signed_its_request_is_believed() {
-        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        for algorithm in [
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+        ] {
             let good = csr(algorithm);
             SubjectKey::from_csr(&good).unwrap();
             let mut forged = good.clone();
@@ -206,13 +240,22 @@ mod tests {
                 assert_eq!(SubjectKey::from_csr(&good[..cut]), Err(CsrError::Malformed));
             }
         }
-        assert_eq!(SubjectKey::from_csr(&csr(&rcgen::PKCS_ED25519)), Err(CsrError::Key));
-        assert_eq!(SubjectKey::from_csr(&vec![0x30; 1 << 20]), Err(CsrError::TooLong));
+        assert_eq!(
+            SubjectKey::from_csr(&csr(&rcgen::PKCS_ED25519)),
+            Err(CsrError::Key)
+        );
+        assert_eq!(
+            SubjectKey::from_csr(&vec![0x30; 1 << 20]),
+            Err(CsrError::TooLong)
+        );
     }
 
     #[test]
     fn a_key_from_another_request_does_not_verify() {
-        let (a, b) = (csr(&rcgen::PKCS_ECDSA_P256_SHA256), csr(&rcgen::PKCS_ECDSA_P256_SHA256));
+        let (a, b) = (
+            csr(&rcgen::PKCS_ECDSA_P256_SHA256),
+            csr(&rcgen::PKCS_ECDSA_P256_SHA256),
+        );
         let key = |c: &[u8]| SubjectKey::from_csr(c).unwrap().spki;
         let (ka, kb) = (key(&a), key(&b));
         let at = a.windows(ka.len()).position(|w| w == ka).unwrap();

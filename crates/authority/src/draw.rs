@@ -57,6 +57,10 @@ pub fn correlation(at: Timestamp) -> Result<CorrelationId, NoRandomness> {
 
 impl From<NoRandomness> for attesta_model::Denial {
     fn from(e: NoRandomness) -> Self {
-        Self::new(attesta_model::Code::Unavailable, attesta_model::Reason::Signing, e.to_string())
+        Self::new(
+            attesta_model::Code::Unavailable,
+            attesta_model::Reason::Signing,
+            e.to_string(),
+        )
     }
 }

@@ -1,9 +1,9 @@
 //! The bytes of a token that will be signed: header and claims of a JWT-SVID (JWT-SVID section 2 and 3).
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use attesta_model::{KeyAlgorithm, KeyId};
 use attesta_spiffe::SpiffeId;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -38,7 +38,11 @@ pub(crate) struct Contents<'a> {
 
 /// `base64url(header).base64url(claims)`: the signing input of RFC 7515 section 5.1.
 pub(crate) fn encode(c: &Contents<'_>) -> Result<String, serde_json::Error> {
-    let header = serde_json::to_vec(&Header { alg: c.algorithm.jose(), kid: c.key.as_str(), typ: "JWT" })?;
+    let header = serde_json::to_vec(&Header {
+        alg: c.algorithm.jose(),
+        kid: c.key.as_str(),
+        typ: "JWT",
+    })?;
     let claims = serde_json::to_vec(&Claims {
         aud: c.audience,
         exp: c.expires_at.as_second(),

@@ -31,7 +31,9 @@ pub enum KekError {
         source: std::io::Error,
     },
     /// Others can read or write it.
-    #[error("key file {path} has mode {mode:04o}: others could read or replace it. If nobody did, run `chmod 600 {path}` and start again; if in doubt, rotate the key")]
+    #[error(
+        "key file {path} has mode {mode:04o}: others could read or replace it. If nobody did, run `chmod 600 {path}` and start again; if in doubt, rotate the key"
+    )]
     Mode {
         /// Which file.
         path: PathBuf,
@@ -39,7 +41,9 @@ pub enum KekError {
         mode: u32,
     },
     /// Another user owns it.
-    #[error("key file {path} belongs to uid {owner}, and this process runs as uid {me}; start as that user or give it the file")]
+    #[error(
+        "key file {path} belongs to uid {owner}, and this process runs as uid {me}; start as that user or give it the file"
+    )]
     Owner {
         /// Which file.
         path: PathBuf,
@@ -49,7 +53,9 @@ pub enum KekError {
         me: u32,
     },
     /// It is not 32 bytes.
-    #[error("key file {path} has {len} bytes instead of 32: it is truncated or no key file. Restore it from where it is kept; without it the authorities in the ledger cannot be opened, and no new ones are made in their place")]
+    #[error(
+        "key file {path} has {len} bytes instead of 32: it is truncated or no key file. Restore it from where it is kept; without it the authorities in the ledger cannot be opened, and no new ones are made in their place"
+    )]
     Length {
         /// Which file.
         path: PathBuf,
@@ -63,7 +69,9 @@ pub enum KekError {
 
 /// What was sealed does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a sealed key does not open: it was sealed under another key-encryption key, or altered. Put back the key file that belongs to this ledger")]
+#[error(
+    "a sealed key does not open: it was sealed under another key-encryption key, or altered. Put back the key file that belongs to this ledger"
+)]
 pub struct Unsealable;
 
 impl Kek {
@@ -72,7 +80,9 @@ impl Kek {
     /// # Errors
     /// Never for 32 bytes; the library's type says it may.
     pub fn new(bytes: &[u8; KEY_BYTES]) -> Result<Self, Unsealable> {
-        UnboundKey::new(&AES_256_GCM, bytes).map(|k| Self(LessSafeKey::new(k))).map_err(|_| Unsealable)
+        UnboundKey::new(&AES_256_GCM, bytes)
+            .map(|k| Self(LessSafeKey::new(k)))
+            .map_err(|_| Unsealable)
     }
 
     /// A key of this process only, for what ends with it.
@@ -89,11 +99,21 @@ impl Kek {
     /// # Errors
     /// [`KekError`], with the way out.
     pub fn open(path: &Path, may_create: bool) -> Result<Self, KekError> {
-        let io = |source| KekError::Io { path: path.to_owned(), source };
+        let io = |source| KekError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let bytes = match read(path) {
-            Err(KekError::Io { source, .. }) if source.kind() == ErrorKind::NotFound && may_create => {
+            Err(KekError::Io { source, .. })
+                if source.kind() == ErrorKind::NotFound && may_create =>
+            {
                 let bytes = Zeroizing::new(draw::bytes::<KEY_BYTES>()?);
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(path)
+                    .map_err(io)?;
                 file.write_all(bytes.as_slice()).map_err(io)?;
                 file.sync_all().map_err(io)?;
                 if let Some(dir) = path.parent() {
@@ -103,7 +123,10 @@ impl Kek {
             }
             read => read?,
         };
-        Self::new(&bytes).map_err(|_| KekError::Length { path: path.to_owned(), len: 0 })
+        Self::new(&bytes).map_err(|_| KekError::Length {
+            path: path.to_owned(),
+            len: 0,
+        })
     }
 
     /// Seals: nonce, ciphertext and tag. `context` binds the box to its place, so that two cannot be swapped.
@@ -113,7 +136,13 @@ impl Kek {
     pub fn seal(&self, context: &[u8], plain: &[u8]) -> Result<Vec<u8>, draw::NoRandomness> {
         let nonce = draw::bytes::<NONCE_LEN>()?;
         let mut body = plain.to_vec();
-        self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), &mut body).map_err(|_| draw::NoRandomness)?;
+        self.0
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(context),
+                &mut body,
+            )
+            .map_err(|_| draw::NoRandomness)?;
         Ok([nonce.as_slice(), &body].concat())
     }
 
@@ -121,31 +150,58 @@ impl Kek {
     ///
     /// # Errors
     /// Another key, another context, or altered bytes.
-    pub fn open_sealed(&self, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+    pub fn open_sealed(
+        &self,
+        context: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(Unsealable)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unsealable)?;
         let mut body = Zeroizing::new(body.to_vec());
-        let len = self.0.open_in_place(nonce, Aad::from(context), &mut body).map_err(|_| Unsealable)?.len();
+        let len = self
+            .0
+            .open_in_place(nonce, Aad::from(context), &mut body)
+            .map_err(|_| Unsealable)?
+            .len();
         body.truncate(len);
         Ok(body)
     }
 }
 
 fn read(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, KekError> {
-    let io = |source| KekError::Io { path: path.to_owned(), source };
+    let io = |source| KekError::Io {
+        path: path.to_owned(),
+        source,
+    };
     // No symlink: whoever may write the directory could point it anywhere.
-    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path).map_err(io)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW)
+        .open(path)
+        .map_err(io)?;
     let meta = file.metadata().map_err(io)?;
     if meta.mode() & 0o077 != 0 {
-        return Err(KekError::Mode { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+        return Err(KekError::Mode {
+            path: path.to_owned(),
+            mode: meta.mode() & 0o7777,
+        });
     }
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me && me != 0 {
-        return Err(KekError::Owner { path: path.to_owned(), owner: meta.uid(), me });
+        return Err(KekError::Owner {
+            path: path.to_owned(),
+            owner: meta.uid(),
+            me,
+        });
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_BYTES + 1));
-    file.take(u64::try_from(KEY_BYTES).unwrap_or(0) + 1).read_to_end(&mut bytes).map_err(io)?;
-    let key: [u8; KEY_BYTES] = bytes.as_slice().try_into().map_err(|_| KekError::Length { path: path.to_owned(), len: bytes.len() })?;
+    file.take(u64::try_from(KEY_BYTES).unwrap_or(0) + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    let key: [u8; KEY_BYTES] = bytes.as_slice().try_into().map_err(|_| KekError::Length {
+        path: path.to_owned(),
+        len: bytes.len(),
+    })?;
     Ok(Zeroizing::new(key))
 }
 
@@ -163,9 +219,17 @@ mod tests {
     fn what_is_sealed_opens_only_in_its_place() {
         let kek = Kek::new(&[1; 32]).unwrap();
         let sealed = kek.seal(b"here", b"secret").unwrap();
-        assert_eq!(kek.open_sealed(b"here", &sealed).unwrap().as_slice(), b"secret");
+        assert_eq!(
+            kek.open_sealed(b"here", &sealed).unwrap().as_slice(),
+            b"secret"
+        );
         assert!(kek.open_sealed(b"there", &sealed).is_err());
-        assert!(Kek::new(&[2; 32]).unwrap().open_sealed(b"here", &sealed).is_err());
+        assert!(
+            Kek::new(&[2; 32])
+                .unwrap()
+                .open_sealed(b"here", &sealed)
+                .is_err()
+        );
         for cut in 0..sealed.len() {
             assert!(kek.open_sealed(b"here", &sealed[..cut]).is_err());
         }
@@ -179,13 +243,24 @@ mod tests {
         assert!(matches!(Kek::open(&path, false), Err(KekError::Io { .. })));
         let sealed = Kek::open(&path, true).unwrap().seal(b"", b"x").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(Kek::open(&path, true).unwrap().open_sealed(b"", &sealed).is_ok(), "the same key again");
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(
+            Kek::open(&path, true)
+                .unwrap()
+                .open_sealed(b"", &sealed)
+                .is_ok(),
+            "the same key again"
+        );
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .unwrap();
         assert!(matches!(Kek::open(&path, true), Err(KekError::Mode { .. })));
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"short").unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        assert!(matches!(Kek::open(&path, true), Err(KekError::Length { len: 5, .. })));
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        assert!(matches!(
+            Kek::open(&path, true),
+            Err(KekError::Length { len: 5, .. })
+        ));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

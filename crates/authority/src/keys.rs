@@ -10,7 +10,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
+        ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
         EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
     },
 };
@@ -59,13 +60,23 @@ pub trait Keys: Send + Sync {
     ///
     /// # Errors
     /// [`SignError`].
-    fn generate(&self, trust_domain: &TrustDomain, kind: KeyKind, algorithm: KeyAlgorithm, id: &dyn Fn(&[u8]) -> KeyId) -> Result<Generated, SignError>;
+    fn generate(
+        &self,
+        trust_domain: &TrustDomain,
+        kind: KeyKind,
+        algorithm: KeyAlgorithm,
+        id: &dyn Fn(&[u8]) -> KeyId,
+    ) -> Result<Generated, SignError>;
 
     /// The signer of an authority.
     ///
     /// # Errors
     /// [`SignError`]: the wrong key-encryption key stops the start, and no new authority is made in its place.
-    fn open(&self, trust_domain: &TrustDomain, authority: &AuthorityKey) -> Result<Arc<dyn Signer>, SignError>;
+    fn open(
+        &self,
+        trust_domain: &TrustDomain,
+        authority: &AuthorityKey,
+    ) -> Result<Arc<dyn Signer>, SignError>;
 }
 
 /// Keys sealed in the ledger.
@@ -80,8 +91,18 @@ impl SealedKeys {
 }
 
 /// What a box is bound to: it cannot be moved to another authority, kind or trust domain.
-fn context(trust_domain: &TrustDomain, kind: KeyKind, algorithm: KeyAlgorithm, id: &KeyId) -> Vec<u8> {
-    format!("attesta/authority/1\n{trust_domain}\n{}\n{}\n{id}", kind.as_str(), algorithm.as_str()).into_bytes()
+fn context(
+    trust_domain: &TrustDomain,
+    kind: KeyKind,
+    algorithm: KeyAlgorithm,
+    id: &KeyId,
+) -> Vec<u8> {
+    format!(
+        "attesta/authority/1\n{trust_domain}\n{}\n{}\n{id}",
+        kind.as_str(),
+        algorithm.as_str()
+    )
+    .into_bytes()
 }
 
 fn ecdsa(kind: KeyKind, algorithm: KeyAlgorithm) -> Option<&'static EcdsaSigningAlgorithm> {
@@ -95,26 +116,61 @@ fn ecdsa(kind: KeyKind, algorithm: KeyAlgorithm) -> Option<&'static EcdsaSigning
 }
 
 impl Keys for SealedKeys {
-    fn generate(&self, trust_domain: &TrustDomain, kind: KeyKind, algorithm: KeyAlgorithm, id: &dyn Fn(&[u8]) -> KeyId) -> Result<Generated, SignError> {
+    fn generate(
+        &self,
+        trust_domain: &TrustDomain,
+        kind: KeyKind,
+        algorithm: KeyAlgorithm,
+        id: &dyn Fn(&[u8]) -> KeyId,
+    ) -> Result<Generated, SignError> {
         let (private, public) = match ecdsa(kind, algorithm) {
             Some(signing) => {
-                let pair = EcdsaKeyPair::generate(signing).map_err(|_| SignError::Refused("generated"))?;
-                let private = pair.to_pkcs8v1().map_err(|_| SignError::Refused("encoded"))?;
-                (Zeroizing::new(private.as_ref().to_vec()), spki(pair.public_key())?)
+                let pair =
+                    EcdsaKeyPair::generate(signing).map_err(|_| SignError::Refused("generated"))?;
+                let private = pair
+                    .to_pkcs8v1()
+                    .map_err(|_| SignError::Refused("encoded"))?;
+                (
+                    Zeroizing::new(private.as_ref().to_vec()),
+                    spki(pair.public_key())?,
+                )
             }
             None => {
-                let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(|_| SignError::Refused("generated"))?;
-                let private: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| SignError::Refused("encoded"))?;
-                (Zeroizing::new(private.as_ref().to_vec()), spki(pair.public_key())?)
+                let pair = RsaKeyPair::generate(KeySize::Rsa2048)
+                    .map_err(|_| SignError::Refused("generated"))?;
+                let private: Pkcs8V1Der<'_> =
+                    pair.as_der().map_err(|_| SignError::Refused("encoded"))?;
+                (
+                    Zeroizing::new(private.as_ref().to_vec()),
+                    spki(pair.public_key())?,
+                )
             }
         };
-        let sealed = self.0.seal(&context(trust_domain, kind, algorithm, &id(&public)), &private)?;
-        Ok(Generated { public_key: public, sealed: Sealed(sealed) })
+        let sealed = self.0.seal(
+            &context(trust_domain, kind, algorithm, &id(&public)),
+            &private,
+        )?;
+        Ok(Generated {
+            public_key: public,
+            sealed: Sealed(sealed),
+        })
     }
 
-    fn open(&self, trust_domain: &TrustDomain, authority: &AuthorityKey) -> Result<Arc<dyn Signer>, SignError> {
-        let context = context(trust_domain, authority.kind, authority.algorithm, &authority.id);
-        let private = self.0.open_sealed(&context, &authority.sealed.0).map_err(|e| SignError::Sealed(authority.id.clone(), e))?;
+    fn open(
+        &self,
+        trust_domain: &TrustDomain,
+        authority: &AuthorityKey,
+    ) -> Result<Arc<dyn Signer>, SignError> {
+        let context = context(
+            trust_domain,
+            authority.kind,
+            authority.algorithm,
+            &authority.id,
+        );
+        let private = self
+            .0
+            .open_sealed(&context, &authority.sealed.0)
+            .map_err(|e| SignError::Sealed(authority.id.clone(), e))?;
         let malformed = || SignError::Malformed(authority.id.clone());
         let pair = match ecdsa(authority.kind, authority.algorithm) {
             Some(signing) => {
@@ -127,12 +183,16 @@ impl Keys for SealedKeys {
             }
         };
         // The public half is what the bundle tells everyone: a pair that does not fit it would sign what nobody accepts.
-        pair.map(|p| Arc::new(p) as Arc<dyn Signer>).ok_or_else(malformed)
+        pair.map(|p| Arc::new(p) as Arc<dyn Signer>)
+            .ok_or_else(malformed)
     }
 }
 
 fn spki<K: AsDer<PublicKeyX509Der<'static>>>(public: &K) -> Result<Vec<u8>, SignError> {
-    public.as_der().map(|d| d.as_ref().to_vec()).map_err(|_| SignError::Refused("encoded"))
+    public
+        .as_der()
+        .map(|d| d.as_ref().to_vec())
+        .map_err(|_| SignError::Refused("encoded"))
 }
 
 enum Pair {
@@ -147,9 +207,12 @@ impl Signer for Pair {
             Self::Ecdsa(pair) => pair.sign(&random, bytes).map(|s| s.as_ref().to_vec()),
             Self::Rsa(pair) => {
                 let mut out = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, bytes, &mut out).map(|()| out)
+                pair.sign(&RSA_PKCS1_SHA256, &random, bytes, &mut out)
+                    .map(|()| out)
             }
         };
-        Box::pin(std::future::ready(signature.map_err(|_| SignError::Refused("used"))))
+        Box::pin(std::future::ready(
+            signature.map_err(|_| SignError::Refused("used")),
+        ))
     }
 }

@@ -23,7 +23,10 @@ pub struct Lifetimes {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self { authority: DAY, propagation: Duration::from_secs(600) }
+        Self {
+            authority: DAY,
+            propagation: Duration::from_secs(600),
+        }
     }
 }
 
@@ -72,38 +75,80 @@ pub enum Due {
 
 /// What is due for these kinds, in order. Called again until nothing is.
 #[must_use]
-pub fn due(snapshot: &Snapshot, wanted: &[(KeyKind, KeyAlgorithm)], lifetimes: &Lifetimes, now: Timestamp) -> Vec<Due> {
+pub fn due(
+    snapshot: &Snapshot,
+    wanted: &[(KeyKind, KeyAlgorithm)],
+    lifetimes: &Lifetimes,
+    now: Timestamp,
+) -> Vec<Due> {
     let mut out = Vec::new();
     for &(kind, algorithm) in wanted {
-        let mine: Vec<&AuthorityKey> = snapshot.authorities().map(AsRef::as_ref).filter(|a| a.kind == kind && a.algorithm == algorithm).collect();
-        let newest = |state| mine.iter().filter(|a| a.state == state).max_by_key(|a| a.not_after);
-        let (active, prepared) = (newest(AuthorityState::Active), newest(AuthorityState::Prepared));
-        let ends_in = |a: &AuthorityKey| Duration::try_from(a.not_after.duration_since(now)).unwrap_or_default();
+        let mine: Vec<&AuthorityKey> = snapshot
+            .authorities()
+            .map(AsRef::as_ref)
+            .filter(|a| a.kind == kind && a.algorithm == algorithm)
+            .collect();
+        let newest = |state| {
+            mine.iter()
+                .filter(|a| a.state == state)
+                .max_by_key(|a| a.not_after)
+        };
+        let (active, prepared) = (
+            newest(AuthorityState::Active),
+            newest(AuthorityState::Prepared),
+        );
+        let ends_in = |a: &AuthorityKey| {
+            Duration::try_from(a.not_after.duration_since(now)).unwrap_or_default()
+        };
         match (active, prepared) {
-            (None, None) => out.push(Due::Prepare { kind, algorithm, first: true }),
-            (None, Some(next)) => out.push(Due::Activate { prepared: next.id.clone(), active: None }),
-            (Some(current), None) if ends_in(current) <= lifetimes.prepare_before() => out.push(Due::Prepare { kind, algorithm, first: false }),
+            (None, None) => out.push(Due::Prepare {
+                kind,
+                algorithm,
+                first: true,
+            }),
+            (None, Some(next)) => out.push(Due::Activate {
+                prepared: next.id.clone(),
+                active: None,
+            }),
+            (Some(current), None) if ends_in(current) <= lifetimes.prepare_before() => {
+                out.push(Due::Prepare {
+                    kind,
+                    algorithm,
+                    first: false,
+                })
+            }
             (Some(current), Some(next)) => {
-                let seen = Duration::try_from(now.duration_since(next.published_at)).unwrap_or_default() >= lifetimes.propagation;
+                let seen = Duration::try_from(now.duration_since(next.published_at))
+                    .unwrap_or_default()
+                    >= lifetimes.propagation;
                 // An active key that has ended signs nothing: waiting any longer helps nobody.
                 let ended = ends_in(current).is_zero();
                 if ended || (seen && ends_in(current) <= lifetimes.activate_before()) {
-                    out.push(Due::Activate { prepared: next.id.clone(), active: Some(current.id.clone()) });
+                    out.push(Due::Activate {
+                        prepared: next.id.clone(),
+                        active: Some(current.id.clone()),
+                    });
                 }
             }
             _ => {}
         }
     }
     // What nobody wants any more, and what ended a day ago.
-    let gone = snapshot.authorities().filter(|a| Duration::try_from(now.duration_since(a.not_after)).is_ok_and(|past| past >= DAY));
-    out.extend(gone.filter(|a| a.state != AuthorityState::Active).map(|a| Due::Retire(a.id.clone())));
+    let gone = snapshot.authorities().filter(|a| {
+        Duration::try_from(now.duration_since(a.not_after)).is_ok_and(|past| past >= DAY)
+    });
+    out.extend(
+        gone.filter(|a| a.state != AuthorityState::Active)
+            .map(|a| Due::Retire(a.id.clone())),
+    );
     out
 }
 
 /// The refresh hint of our bundle: a tenth of the time between preparing and activating, between 1 minute and 1 hour.
 #[must_use]
 pub fn refresh_hint(lifetimes: &Lifetimes) -> Duration {
-    ((lifetimes.prepare_before() - lifetimes.activate_before()) / 10).clamp(Duration::from_secs(60), HOUR)
+    ((lifetimes.prepare_before() - lifetimes.activate_before()) / 10)
+        .clamp(Duration::from_secs(60), HOUR)
 }
 
 #[cfg(test)]
@@ -140,25 +185,56 @@ mod tests {
     fn check(keys: &[Change], now: i64, expect: &[Due]) {
         let mut s = Snapshot::empty(TrustDomain::parse("example.org").unwrap());
         s.apply(keys, Revision(1), &mut Rarity::default());
-        assert_eq!(due(&s, &[X], &Lifetimes::default(), at(now)), expect, "at {now} h");
+        assert_eq!(
+            due(&s, &[X], &Lifetimes::default(), at(now)),
+            expect,
+            "at {now} h"
+        );
     }
 
     #[test]
     fn proportions_are_spires() {
         use AuthorityState::{Active, Old, Prepared};
         let id = |n: &str| KeyId::parse(n).unwrap();
-        let prepare = |first| Due::Prepare { kind: X.0, algorithm: X.1, first };
-        let activate = |p: &str, a: Option<&str>| Due::Activate { prepared: id(p), active: a.map(id) };
+        let prepare = |first| Due::Prepare {
+            kind: X.0,
+            algorithm: X.1,
+            first,
+        };
+        let activate = |p: &str, a: Option<&str>| Due::Activate {
+            prepared: id(p),
+            active: a.map(id),
+        };
         check(&[], 0, &[prepare(true)]);
         check(&[key("a", Active, 0, 0)], 11, &[]);
         check(&[key("a", Active, 0, 0)], 12, &[prepare(false)]);
-        check(&[key("a", Active, 0, 0), key("b", Prepared, 12, 12)], 19, &[]);
-        check(&[key("a", Active, 0, 0), key("b", Prepared, 12, 12)], 20, &[activate("b", Some("a"))]);
+        check(
+            &[key("a", Active, 0, 0), key("b", Prepared, 12, 12)],
+            19,
+            &[],
+        );
+        check(
+            &[key("a", Active, 0, 0), key("b", Prepared, 12, 12)],
+            20,
+            &[activate("b", Some("a"))],
+        );
         // Prepared too late: readers get their time, unless the active key has ended.
-        check(&[key("a", Active, 0, 0), key("b", Prepared, 22, 22)], 22, &[]);
-        check(&[key("a", Active, 0, 0), key("b", Prepared, 24, 24)], 24, &[activate("b", Some("a"))]);
+        check(
+            &[key("a", Active, 0, 0), key("b", Prepared, 22, 22)],
+            22,
+            &[],
+        );
+        check(
+            &[key("a", Active, 0, 0), key("b", Prepared, 24, 24)],
+            24,
+            &[activate("b", Some("a"))],
+        );
         check(&[key("b", Prepared, 0, 0)], 1, &[activate("b", None)]);
         check(&[key("a", Old, 0, 0), key("b", Active, 24, 12)], 30, &[]);
-        check(&[key("a", Old, 0, 0), key("b", Active, 40, 12)], 48, &[Due::Retire(id("a"))]);
+        check(
+            &[key("a", Old, 0, 0), key("b", Active, 40, 12)],
+            48,
+            &[Due::Retire(id("a"))],
+        );
     }
 }

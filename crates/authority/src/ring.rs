@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use attesta_model::{Action, AuthorityKey, AuthorityState, Code, CredentialId, Denial, KeyAlgorithm, KeyId, KeyKind, Reason, Record, Snapshot};
+use attesta_model::{
+    Action, AuthorityKey, AuthorityState, Code, CredentialId, Denial, KeyAlgorithm, KeyId, KeyKind,
+    Reason, Record, Snapshot,
+};
 use attesta_policy::{Permit, Want};
 use attesta_spiffe::{SpiffeId, TrustDomain};
 use attesta_store::{LedgerId, Receipt};
@@ -196,10 +199,24 @@ impl Ring {
     ///
     /// # Errors
     /// A seal that does not open: nothing is replaced silently.
-    pub fn open(snapshot: &Snapshot, keys: &dyn Keys, ledger: LedgerId, limits: Limits, previous: Option<&Self>) -> Result<Self, SignError> {
-        let mut ring =
-            Self { ledger, trust_domain: snapshot.trust_domain().clone(), limits, signing: Vec::new(), opened: HashMap::new() };
-        for key in snapshot.authorities().filter(|a| a.state != AuthorityState::Old) {
+    pub fn open(
+        snapshot: &Snapshot,
+        keys: &dyn Keys,
+        ledger: LedgerId,
+        limits: Limits,
+        previous: Option<&Self>,
+    ) -> Result<Self, SignError> {
+        let mut ring = Self {
+            ledger,
+            trust_domain: snapshot.trust_domain().clone(),
+            limits,
+            signing: Vec::new(),
+            opened: HashMap::new(),
+        };
+        for key in snapshot
+            .authorities()
+            .filter(|a| a.state != AuthorityState::Old)
+        {
             let signer = match previous.and_then(|p| p.opened.get(&key.id)) {
                 Some(open) => Arc::clone(open),
                 None => keys.open(snapshot.trust_domain(), key)?,
@@ -207,9 +224,22 @@ impl Ring {
             ring.opened.insert(key.id.clone(), Arc::clone(&signer));
             if key.state == AuthorityState::Active {
                 let malformed = || SignError::Malformed(key.id.clone());
-                let issuer = key.certificate.as_deref().map(x509::subject_of).transpose().map_err(|_| malformed())?.unwrap_or_default();
-                let issuer_key_id = SubjectKey::own(&key.public_key).map_err(|_| malformed())?.key_id();
-                ring.signing.push(Arc::new(Signing { key: Arc::clone(key), signer, issuer, issuer_key_id }));
+                let issuer = key
+                    .certificate
+                    .as_deref()
+                    .map(x509::subject_of)
+                    .transpose()
+                    .map_err(|_| malformed())?
+                    .unwrap_or_default();
+                let issuer_key_id = SubjectKey::own(&key.public_key)
+                    .map_err(|_| malformed())?
+                    .key_id();
+                ring.signing.push(Arc::new(Signing {
+                    key: Arc::clone(key),
+                    signer,
+                    issuer,
+                    issuer_key_id,
+                }));
             }
         }
         Ok(ring)
@@ -224,12 +254,24 @@ impl Ring {
     /// Whether an authority of this kind can sign.
     #[must_use]
     pub fn can_sign(&self, kind: KeyKind, now: Timestamp) -> bool {
-        self.signing.iter().any(|s| s.key.kind == kind && s.key.not_after > now)
+        self.signing
+            .iter()
+            .any(|s| s.key.kind == kind && s.key.not_after > now)
     }
 
-    fn active(&self, kind: KeyKind, algorithm: Option<KeyAlgorithm>, now: Timestamp) -> Result<&Signing, PrepareError> {
-        let candidates = self.signing.iter().filter(|s| s.key.kind == kind && algorithm.is_none_or(|a| a == s.key.algorithm));
-        let best = candidates.max_by_key(|s| s.key.not_after).ok_or(PrepareError::NoAuthority(kind.as_str()))?;
+    fn active(
+        &self,
+        kind: KeyKind,
+        algorithm: Option<KeyAlgorithm>,
+        now: Timestamp,
+    ) -> Result<&Signing, PrepareError> {
+        let candidates = self
+            .signing
+            .iter()
+            .filter(|s| s.key.kind == kind && algorithm.is_none_or(|a| a == s.key.algorithm));
+        let best = candidates
+            .max_by_key(|s| s.key.not_after)
+            .ok_or(PrepareError::NoAuthority(kind.as_str()))?;
         if best.key.not_after <= now {
             return Err(PrepareError::Ended(best.key.id.clone()));
         }
@@ -241,15 +283,24 @@ impl Ring {
     ///
     /// # Errors
     /// [`PrepareError`]: nothing can sign, or the permit is for something else.
-    pub fn prepare_x509(&self, permit: Permit, key: &SubjectKey, drawn: &Drawn, valid_from: Option<Timestamp>) -> Result<Prepared, PrepareError> {
+    pub fn prepare_x509(
+        &self,
+        permit: Permit,
+        key: &SubjectKey,
+        drawn: &Drawn,
+        valid_from: Option<Timestamp>,
+    ) -> Result<Prepared, PrepareError> {
         let now = permit.at();
-        let (Some(subject), Want::X509 { ttl, dns_names }) = (permit.subject(), permit.want()) else {
+        let (Some(subject), Want::X509 { ttl, dns_names }) = (permit.subject(), permit.want())
+        else {
             return Err(PrepareError::Permit(permit.action().as_str()));
         };
         let authority = self.active(KeyKind::X509, None, now)?;
         let ttl = effective(*ttl, self.limits.default_x509, self.limits.longest_x509);
         let expires_at = end(now, ttl, authority.key.not_after);
-        let serial = valid_from.filter(|from| *from > now).map_or(drawn.serial, |from| reserialled(drawn.serial, from));
+        let serial = valid_from
+            .filter(|from| *from > now)
+            .map_or(drawn.serial, |from| reserialled(drawn.serial, from));
         let contents = x509::Contents {
             serial,
             issuer: authority.issuer.clone(),
@@ -265,7 +316,8 @@ impl Ring {
             authority: false,
         };
         let tbs = x509::encode(&contents)?;
-        attesta_spiffe::x509svid::lint_leaf_tbs(&tbs, subject).map_err(|e| PrepareError::Lint(e.to_string()))?;
+        attesta_spiffe::x509svid::lint_leaf_tbs(&tbs, subject)
+            .map_err(|e| PrepareError::Lint(e.to_string()))?;
         Ok(Prepared {
             digest: sha256(&tbs),
             document: Document::X509(tbs),
@@ -286,7 +338,15 @@ impl Ring {
     /// [`PrepareError`]: nothing can sign with this algorithm, or the permit is for something else.
     pub fn prepare_jwt(&self, permit: Permit, drawn: &Drawn) -> Result<Prepared, PrepareError> {
         let now = permit.at();
-        let (Some(subject), Want::Jwt { audience, ttl, algorithm }) = (permit.subject(), permit.want()) else {
+        let (
+            Some(subject),
+            Want::Jwt {
+                audience,
+                ttl,
+                algorithm,
+            },
+        ) = (permit.subject(), permit.want())
+        else {
             return Err(PrepareError::Permit(permit.action().as_str()));
         };
         let authority = self.active(KeyKind::Jwt, Some(*algorithm), now)?;
@@ -321,11 +381,18 @@ impl Ring {
     ///
     /// # Errors
     /// [`PrepareError`]: the permit is for something else, or our own lint refuses.
-    pub fn prepare_authority(&self, permit: Permit, authority: &AuthorityKey, signer: Arc<dyn Signer>, drawn: &Drawn) -> Result<Prepared, PrepareError> {
+    pub fn prepare_authority(
+        &self,
+        permit: Permit,
+        authority: &AuthorityKey,
+        signer: Arc<dyn Signer>,
+        drawn: &Drawn,
+    ) -> Result<Prepared, PrepareError> {
         if permit.action() != Action::AuthorityPrepare || authority.kind != KeyKind::X509 {
             return Err(PrepareError::Permit(permit.action().as_str()));
         }
-        let key = SubjectKey::own(&authority.public_key).map_err(|e| PrepareError::Encode(e.to_string()))?;
+        let key = SubjectKey::own(&authority.public_key)
+            .map_err(|e| PrepareError::Encode(e.to_string()))?;
         let subject = x509::authority_subject(&drawn.serial)?;
         let tbs = x509::encode(&x509::Contents {
             serial: drawn.serial,
@@ -341,7 +408,8 @@ impl Ring {
             dns_names: &[],
             authority: true,
         })?;
-        attesta_spiffe::x509svid::lint_authority_tbs(&tbs, &self.trust_domain).map_err(|e| PrepareError::Lint(e.to_string()))?;
+        attesta_spiffe::x509svid::lint_authority_tbs(&tbs, &self.trust_domain)
+            .map_err(|e| PrepareError::Lint(e.to_string()))?;
         Ok(Prepared {
             digest: sha256(&tbs),
             document: Document::X509(tbs),
@@ -363,19 +431,39 @@ impl Ring {
     /// signature is allowed and visible as such; the reverse never happens.
     pub async fn sign(&self, prepared: Prepared, receipt: Receipt) -> Result<Credential, Denial> {
         if receipt.ledger() != self.ledger || receipt.digest() != Some(prepared.digest) {
-            return Err(Denial::new(Code::Internal, Reason::Signing, "the receipt is not this document's; nothing was signed"));
+            return Err(Denial::new(
+                Code::Internal,
+                Reason::Signing,
+                "the receipt is not this document's; nothing was signed",
+            ));
         }
-        let Prepared { document, subject, credential, algorithm, signer, issued_at, expires_at, .. } = prepared;
+        let Prepared {
+            document,
+            subject,
+            credential,
+            algorithm,
+            signer,
+            issued_at,
+            expires_at,
+            ..
+        } = prepared;
         let bytes = match &document {
             Document::X509(tbs) => tbs.as_slice(),
             Document::Jwt(input) => input.as_bytes(),
         };
-        let refused = |e: &dyn std::fmt::Display| Denial::new(Code::Unavailable, Reason::Signing, format!("signing failed: {e}"));
+        let refused = |e: &dyn std::fmt::Display| {
+            Denial::new(
+                Code::Unavailable,
+                Reason::Signing,
+                format!("signing failed: {e}"),
+            )
+        };
         let signature = signer.sign(bytes).await.map_err(|e| refused(&e))?;
         Ok(match document {
             Document::X509(tbs) => Credential::X509(IssuedX509 {
                 id: subject,
-                certificate: x509::assemble(&tbs, algorithm, &signature).map_err(|e| refused(&e))?,
+                certificate: x509::assemble(&tbs, algorithm, &signature)
+                    .map_err(|e| refused(&e))?,
                 credential,
                 issued_at,
                 expires_at,
@@ -395,7 +483,9 @@ impl Ring {
 #[must_use]
 pub fn authority_name(kind: KeyKind, spki: &[u8]) -> Option<KeyId> {
     match kind {
-        KeyKind::X509 => SubjectKey::own(spki).ok().and_then(|k| KeyId::parse(&hex::encode(k.key_id())).ok()),
+        KeyKind::X509 => SubjectKey::own(spki)
+            .ok()
+            .and_then(|k| KeyId::parse(&hex::encode(k.key_id())).ok()),
         KeyKind::Jwt => KeyId::parse(&jwt::key_id(spki)).ok(),
     }
 }
@@ -407,11 +497,18 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn effective(wanted: Duration, default: Duration, longest: Duration) -> Duration {
-    if wanted.is_zero() { default.min(longest) } else { wanted.min(longest) }
+    if wanted.is_zero() {
+        default.min(longest)
+    } else {
+        wanted.min(longest)
+    }
 }
 
 fn end(now: Timestamp, ttl: Duration, not_after: Timestamp) -> Timestamp {
-    let end = now.checked_add(signed(ttl)).unwrap_or(not_after).min(not_after);
+    let end = now
+        .checked_add(signed(ttl))
+        .unwrap_or(not_after)
+        .min(not_after);
     // Certificates and tokens count seconds: what is written is what is recorded.
     Timestamp::from_second(end.as_second()).unwrap_or(end)
 }

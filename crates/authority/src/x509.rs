@@ -14,7 +14,10 @@ use const_oid::{
 };
 use der::{
     Any, DateTime, Decode, Encode, Sequence,
-    asn1::{BitString, GeneralizedTime, Ia5String, Null, OctetString, PrintableStringRef, SetOfVec, UtcTime, Utf8StringRef},
+    asn1::{
+        BitString, GeneralizedTime, Ia5String, Null, OctetString, PrintableStringRef, SetOfVec,
+        UtcTime, Utf8StringRef,
+    },
 };
 use jiff::Timestamp;
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
@@ -23,7 +26,10 @@ use x509_cert::{
     certificate::Version,
     ext::{
         Extension, Extensions,
-        pkix::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName, SubjectKeyIdentifier, name::GeneralName},
+        pkix::{
+            AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages,
+            SubjectAltName, SubjectKeyIdentifier, name::GeneralName,
+        },
     },
     name::{RdnSequence, RelativeDistinguishedName},
     serial_number::SerialNumber,
@@ -82,7 +88,10 @@ fn algorithm_identifier(algorithm: KeyAlgorithm) -> der::Result<AlgorithmIdentif
 
 /// `C=US, O=SPIRE`, and the first DNS name as common name (SPIRE's subject).
 pub(crate) fn leaf_subject(common_name: Option<&str>) -> der::Result<Vec<u8>> {
-    let mut parts = vec![(COUNTRY_NAME, printable("US")?), (ORGANIZATION_NAME, printable("SPIRE")?)];
+    let mut parts = vec![
+        (COUNTRY_NAME, printable("US")?),
+        (ORGANIZATION_NAME, printable("SPIRE")?),
+    ];
     if let Some(name) = common_name {
         // X.520's upper bound; a longer name stays in the alternative names, where it counts.
         if name.len() <= 64 {
@@ -97,7 +106,10 @@ pub(crate) fn authority_subject(serial: &[u8; 16]) -> der::Result<Vec<u8>> {
     name(vec![
         (COUNTRY_NAME, printable("US")?),
         (ORGANIZATION_NAME, printable("SPIFFE")?),
-        (SERIAL_NUMBER, printable(&u128::from_be_bytes(*serial).to_string())?),
+        (
+            SERIAL_NUMBER,
+            printable(&u128::from_be_bytes(*serial).to_string())?,
+        ),
     ])
 }
 
@@ -108,14 +120,19 @@ fn printable(text: &str) -> der::Result<Any> {
 fn name(parts: Vec<(ObjectIdentifier, Any)>) -> der::Result<Vec<u8>> {
     let mut rdns = Vec::with_capacity(parts.len());
     for (oid, value) in parts {
-        rdns.push(RelativeDistinguishedName::from(SetOfVec::try_from([AttributeTypeAndValue { oid, value }])?));
+        rdns.push(RelativeDistinguishedName::from(SetOfVec::try_from([
+            AttributeTypeAndValue { oid, value },
+        ])?));
     }
     RdnSequence::from(rdns).to_der()
 }
 
 /// The subject of a certificate, encoded, for use as an issuer.
 pub(crate) fn subject_of(certificate: &[u8]) -> der::Result<Vec<u8>> {
-    x509_cert::Certificate::from_der(certificate)?.tbs_certificate().subject().to_der()
+    x509_cert::Certificate::from_der(certificate)?
+        .tbs_certificate()
+        .subject()
+        .to_der()
 }
 
 /// The bytes that will be signed.
@@ -128,15 +145,33 @@ pub(crate) fn encode(contents: &Contents<'_>) -> der::Result<Vec<u8>> {
     };
     extensions.push(extension(&KeyUsage(usage), true)?);
     if !contents.authority {
-        extensions.push(extension(&ExtendedKeyUsage(vec![ID_KP_SERVER_AUTH, ID_KP_CLIENT_AUTH]), false)?);
+        extensions.push(extension(
+            &ExtendedKeyUsage(vec![ID_KP_SERVER_AUTH, ID_KP_CLIENT_AUTH]),
+            false,
+        )?);
     }
-    extensions.push(extension(&BasicConstraints { ca: contents.authority, path_len_constraint: None }, true)?);
-    extensions.push(extension(&SubjectKeyIdentifier(OctetString::new(contents.key_id)?), false)?);
+    extensions.push(extension(
+        &BasicConstraints {
+            ca: contents.authority,
+            path_len_constraint: None,
+        },
+        true,
+    )?);
+    extensions.push(extension(
+        &SubjectKeyIdentifier(OctetString::new(contents.key_id)?),
+        false,
+    )?);
     if let Some(id) = contents.issuer_key_id {
-        let aki = AuthorityKeyIdentifier { key_identifier: Some(OctetString::new(id)?), authority_cert_issuer: None, authority_cert_serial_number: None };
+        let aki = AuthorityKeyIdentifier {
+            key_identifier: Some(OctetString::new(id)?),
+            authority_cert_issuer: None,
+            authority_cert_serial_number: None,
+        };
         extensions.push(extension(&aki, false)?);
     }
-    let mut names = vec![GeneralName::UniformResourceIdentifier(Ia5String::new(&contents.uri)?)];
+    let mut names = vec![GeneralName::UniformResourceIdentifier(Ia5String::new(
+        &contents.uri,
+    )?)];
     for dns in contents.dns_names {
         names.push(GeneralName::DnsName(Ia5String::new(dns)?));
     }
@@ -155,8 +190,15 @@ pub(crate) fn encode(contents: &Contents<'_>) -> der::Result<Vec<u8>> {
     tbs.to_der()
 }
 
-fn extension<T: Encode + const_oid::AssociatedOid>(value: &T, critical: bool) -> der::Result<Extension> {
-    Ok(Extension { extn_id: T::OID, critical, extn_value: OctetString::new(value.to_der()?)? })
+fn extension<T: Encode + const_oid::AssociatedOid>(
+    value: &T,
+    critical: bool,
+) -> der::Result<Extension> {
+    Ok(Extension {
+        extn_id: T::OID,
+        critical,
+        extn_value: OctetString::new(value.to_der()?)?,
+    })
 }
 
 /// UTCTime until 2049, GeneralizedTime after (RFC 5280 section 4.1.2.5).
@@ -170,8 +212,17 @@ fn time(at: Timestamp) -> der::Result<Time> {
 }
 
 /// The certificate: what was signed and its signature.
-pub(crate) fn assemble(tbs: &[u8], algorithm: KeyAlgorithm, signature: &[u8]) -> der::Result<Vec<u8>> {
-    Certificate { tbs: Any::from_der(tbs)?, algorithm: algorithm_identifier(algorithm)?, signature: BitString::from_bytes(signature)? }.to_der()
+pub(crate) fn assemble(
+    tbs: &[u8],
+    algorithm: KeyAlgorithm,
+    signature: &[u8],
+) -> der::Result<Vec<u8>> {
+    Certificate {
+        tbs: Any::from_der(tbs)?,
+        algorithm: algorithm_identifier(algorithm)?,
+        signature: BitString::from_bytes(signature)?,
+    }
+    .to_der()
 }
 
 /// The URI of an authority's own certificate: its trust domain (C030, C031).

@@ -182,10 +182,7 @@ impl Snapshot {
         if let Some(id) = entry.spiffe_id().exact()
             && (entry.admin() || entry.downstream())
         {
-            let rights = self
-                .privileged
-                .entry(id.clone())
-                .or_default();
+            let rights = self.privileged.entry(id.clone()).or_default();
             rights.admin += u32::from(entry.admin());
             rights.downstream += u32::from(entry.downstream());
         }

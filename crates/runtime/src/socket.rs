@@ -20,7 +20,9 @@ pub const PATH_MAX: usize = 107;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The path does not fit.
-    #[error("socket path {path} has {len} bytes; Linux allows {PATH_MAX}. Choose a shorter data directory")]
+    #[error(
+        "socket path {path} has {len} bytes; Linux allows {PATH_MAX}. Choose a shorter data directory"
+    )]
     TooLong {
         /// Which path.
         path: PathBuf,
@@ -36,7 +38,9 @@ pub enum SocketError {
         pid: Option<i32>,
     },
     /// Something else is there.
-    #[error("{path} exists and is no socket; it is left alone. Move it away, or choose another path")]
+    #[error(
+        "{path} exists and is no socket; it is left alone. Move it away, or choose another path"
+    )]
     NotASocket {
         /// Which path.
         path: PathBuf,
@@ -66,22 +70,40 @@ pub enum SocketError {
 /// # Errors
 /// [`SocketError`]; whatever was there before is untouched.
 pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
-    let io = |source| SocketError::Io { path: path.to_owned(), source };
+    let io = |source| SocketError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let len = path.as_os_str().len();
     // The temporary name is a little longer than the final one.
     if len + TEMPORARY.len() > PATH_MAX {
-        return Err(SocketError::TooLong { path: path.to_owned(), len });
+        return Err(SocketError::TooLong {
+            path: path.to_owned(),
+            len,
+        });
     }
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     own_directory(directory)?;
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(io(e)),
-        Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket { path: path.to_owned() }),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(SocketError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
         Ok(_) => match StdStream::connect(path) {
             Ok(live) => {
-                let pid = rustix::net::sockopt::socket_peercred(&live).ok().map(|c| c.pid.as_raw_nonzero().get());
-                return Err(SocketError::InUse { path: path.to_owned(), pid });
+                let pid = rustix::net::sockopt::socket_peercred(&live)
+                    .ok()
+                    .map(|c| c.pid.as_raw_nonzero().get());
+                return Err(SocketError::InUse {
+                    path: path.to_owned(),
+                    pid,
+                });
             }
             // Refused: its process is gone. Anything else is somebody else's.
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
@@ -109,27 +131,59 @@ const TEMPORARY: &str = ".new";
 /// # Errors
 /// [`SocketError::Directory`], with the way out.
 pub fn own_directory(directory: &Path) -> Result<(), SocketError> {
-    let io = |source| SocketError::Io { path: directory.to_owned(), source };
-    match fs::DirBuilder::new().recursive(true).mode(0o755).create(directory) {
+    let io = |source| SocketError::Io {
+        path: directory.to_owned(),
+        source,
+    };
+    match fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+    {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(io(e)),
         _ => {}
     }
-    let refuse = |path: &Path, why: String, hint: String| Err(SocketError::Directory { path: path.to_owned(), why, hint });
-    if fs::symlink_metadata(directory).map_err(io)?.file_type().is_symlink() {
-        return refuse(directory, "is a symbolic link".to_owned(), "Name the directory it points to".to_owned());
+    let refuse = |path: &Path, why: String, hint: String| {
+        Err(SocketError::Directory {
+            path: path.to_owned(),
+            why,
+            hint,
+        })
+    };
+    if fs::symlink_metadata(directory)
+        .map_err(io)?
+        .file_type()
+        .is_symlink()
+    {
+        return refuse(
+            directory,
+            "is a symbolic link".to_owned(),
+            "Name the directory it points to".to_owned(),
+        );
     }
     let me = rustix::process::geteuid().as_raw();
     let real = fs::canonicalize(directory).map_err(io)?;
     for (depth, ancestor) in real.ancestors().enumerate() {
         let meta = fs::symlink_metadata(ancestor).map_err(io)?;
         if meta.uid() != me && meta.uid() != 0 {
-            return refuse(ancestor, format!("belongs to uid {}", meta.uid()), "Choose a directory of your own".to_owned());
+            return refuse(
+                ancestor,
+                format!("belongs to uid {}", meta.uid()),
+                "Choose a directory of your own".to_owned(),
+            );
         }
         // In a sticky directory (as /tmp) nobody renames what is another's: good enough above, not for the socket itself.
         let sticky = meta.mode() & 0o1000 != 0;
         if meta.mode() & 0o022 != 0 && (depth == 0 || !sticky) {
-            let hint = format!("Run `chmod go-w {}`, or choose another directory", ancestor.display());
-            return refuse(ancestor, format!("has mode {:04o}", meta.mode() & 0o7777), hint);
+            let hint = format!(
+                "Run `chmod go-w {}`, or choose another directory",
+                ancestor.display()
+            );
+            return refuse(
+                ancestor,
+                format!("has mode {:04o}", meta.mode() & 0o7777),
+                hint,
+            );
         }
     }
     Ok(())
@@ -140,7 +194,8 @@ mod tests {
     use super::*;
 
     fn directory(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("attesta-socket-{}-{name}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("attesta-socket-{}-{name}", std::process::id()));
         fs::remove_dir_all(&dir).ok();
         fs::create_dir(&dir).unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
@@ -154,14 +209,19 @@ mod tests {
         let first = bind(&path, 0o660).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
         match bind(&path, 0o660) {
-            Err(SocketError::InUse { pid, .. }) => assert_eq!(pid, i32::try_from(std::process::id()).ok()),
+            Err(SocketError::InUse { pid, .. }) => {
+                assert_eq!(pid, i32::try_from(std::process::id()).ok())
+            }
             other => panic!("{other:?}"),
         }
         drop(first);
         drop(bind(&path, 0o777).unwrap());
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a file").unwrap();
-        assert!(matches!(bind(&path, 0o660), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(
+            bind(&path, 0o660),
+            Err(SocketError::NotASocket { .. })
+        ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
         fs::remove_dir_all(dir).unwrap();
     }
@@ -170,14 +230,28 @@ mod tests {
     async fn a_directory_that_others_can_change_is_refused() {
         let dir = directory("open");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(bind(&dir.join("s.sock"), 0o660).unwrap_err().to_string().contains("chmod go-w"));
+        assert!(
+            bind(&dir.join("s.sock"), 0o660)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod go-w")
+        );
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(matches!(bind(&dir.join("s.sock"), 0o660), Err(SocketError::Directory { .. })));
+        assert!(matches!(
+            bind(&dir.join("s.sock"), 0o660),
+            Err(SocketError::Directory { .. })
+        ));
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let link = dir.join("link");
         std::os::unix::fs::symlink(&dir, &link).unwrap();
-        assert!(matches!(bind(&link.join("s.sock"), 0o660), Err(SocketError::Directory { .. })));
-        assert!(matches!(bind(&dir.join("x".repeat(120)), 0o660), Err(SocketError::TooLong { .. })));
+        assert!(matches!(
+            bind(&link.join("s.sock"), 0o660),
+            Err(SocketError::Directory { .. })
+        ));
+        assert!(matches!(
+            bind(&dir.join("x".repeat(120)), 0o660),
+            Err(SocketError::TooLong { .. })
+        ));
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -11,11 +11,7 @@ use jiff::Timestamp;
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     /// The admin socket; the kernel told who.
-    Admin {
-        uid: u32,
-        pid: u32,
-        path: Arc<str>,
-    },
+    Admin { uid: u32, pid: u32, path: Arc<str> },
     /// TLS, with or without a certificate that verified.
     Tls { peer: Option<Arc<Peer>>, from: From },
 }
@@ -83,22 +79,44 @@ impl Caller {
     #[must_use]
     pub fn actor(&self) -> Actor {
         match self {
-            Self::Local { uid, pid, path } => Actor::Local { uid: *uid, pid: *pid, path: text::printable(path) },
+            Self::Local { uid, pid, path } => Actor::Local {
+                uid: *uid,
+                pid: *pid,
+                path: text::printable(path),
+            },
             Self::Admin(id) => Actor::Admin(id.clone()),
-            Self::Agent { node, serial, .. } => Actor::Node { id: node.id.clone(), serial: serial.clone() },
+            Self::Agent { node, serial, .. } => Actor::Node {
+                id: node.id.clone(),
+                serial: serial.clone(),
+            },
             Self::Stranger(from) => Actor::Stranger(from.clone()),
         }
     }
 }
 
 /// Finds the level by which this origin may make a call that asks for one of `levels`.
-pub(crate) fn admit(origin: &Origin, levels: &[Level], admin_ids: &[SpiffeId], snapshot: &Snapshot, now: Timestamp) -> Result<Caller, Denial> {
+pub(crate) fn admit(
+    origin: &Origin,
+    levels: &[Level],
+    admin_ids: &[SpiffeId],
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Result<Caller, Denial> {
     let (peer, from) = match origin {
         Origin::Admin { uid, pid, path } => {
-            return if levels.iter().any(|l| matches!(l, Level::Local | Level::Any)) {
-                Ok(Caller::Local { uid: *uid, pid: *pid, path: Arc::clone(path) })
+            return if levels
+                .iter()
+                .any(|l| matches!(l, Level::Local | Level::Any))
+            {
+                Ok(Caller::Local {
+                    uid: *uid,
+                    pid: *pid,
+                    path: Arc::clone(path),
+                })
             } else {
-                Err(denied("this call is for agents; the admin socket has no node's identity"))
+                Err(denied(
+                    "this call is for agents; the admin socket has no node's identity",
+                ))
             };
         }
         Origin::Tls { peer, from } => (peer.as_deref(), from),
@@ -110,16 +128,30 @@ pub(crate) fn admit(origin: &Origin, levels: &[Level], admin_ids: &[SpiffeId], s
             Err(denied("this call needs a client certificate"))
         };
     };
-    if levels.contains(&Level::Admin) && (admin_ids.contains(&peer.id) || snapshot.is_admin(&peer.id)) {
-        return if peer.not_after > now { Ok(Caller::Admin(peer.id.clone())) } else { Err(expired(peer)) };
+    if levels.contains(&Level::Admin)
+        && (admin_ids.contains(&peer.id) || snapshot.is_admin(&peer.id))
+    {
+        return if peer.not_after > now {
+            Ok(Caller::Admin(peer.id.clone()))
+        } else {
+            Err(expired(peer))
+        };
     }
     if levels.contains(&Level::Agent) {
         let node = standing(peer, snapshot, now)?;
-        return Ok(Caller::Agent { node, serial: peer.serial_hex.clone(), expires_at: peer.not_after });
+        return Ok(Caller::Agent {
+            node,
+            serial: peer.serial_hex.clone(),
+            expires_at: peer.not_after,
+        });
     }
     if levels.contains(&Level::Any) {
         return Ok(match standing(peer, snapshot, now) {
-            Ok(node) => Caller::Agent { node, serial: peer.serial_hex.clone(), expires_at: peer.not_after },
+            Ok(node) => Caller::Agent {
+                node,
+                serial: peer.serial_hex.clone(),
+                expires_at: peer.not_after,
+            },
             Err(_) => Caller::Stranger(format!("{} as {}", from, peer.id)),
         });
     }
@@ -127,24 +159,43 @@ pub(crate) fn admit(origin: &Origin, levels: &[Level], admin_ids: &[SpiffeId], s
 }
 
 /// Whether a certificate still stands for its node: known, not banned, not replaced, not ended.
-pub(crate) fn standing(peer: &Peer, snapshot: &Snapshot, now: Timestamp) -> Result<Arc<Node>, Denial> {
-    let refuse = |reason, why: &str| Denial::new(Code::PermissionDenied, reason, format!("agent {}: {why}", peer.id));
+pub(crate) fn standing(
+    peer: &Peer,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Result<Arc<Node>, Denial> {
+    let refuse = |reason, why: &str| {
+        Denial::new(
+            Code::PermissionDenied,
+            reason,
+            format!("agent {}: {why}", peer.id),
+        )
+    };
     if peer.not_after <= now {
         return Err(expired(peer));
     }
-    let node = snapshot.node(&peer.id).ok_or_else(|| refuse(Reason::NotAttested, "is not attested, or was evicted"))?;
+    let node = snapshot
+        .node(&peer.id)
+        .ok_or_else(|| refuse(Reason::NotAttested, "is not attested, or was evicted"))?;
     if node.banned {
         return Err(refuse(Reason::Banned, "is banned"));
     }
     // A serial that is none of ours has no time and never stands.
     match serial_time(&peer.serial_hex) {
         Some(at) if at >= node.valid_from => Ok(Arc::clone(node)),
-        _ => Err(refuse(Reason::NotActive, "came with a certificate that was replaced")),
+        _ => Err(refuse(
+            Reason::NotActive,
+            "came with a certificate that was replaced",
+        )),
     }
 }
 
 fn expired(peer: &Peer) -> Denial {
-    Denial::new(Code::PermissionDenied, Reason::Expired, format!("{}: its certificate has ended", peer.id))
+    Denial::new(
+        Code::PermissionDenied,
+        Reason::Expired,
+        format!("{}: its certificate has ended", peer.id),
+    )
 }
 
 fn denied(why: &str) -> Denial {

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use attesta_attest::node::Verifiers;
 use attesta_authority::{Drawn, Keys, Lifetimes, Ring, draw};
-use attesta_model::{Action, Actor, Code, CorrelationId, DecisionId, Denial, KeyAlgorithm, KeyKind, Reason, Record, Request};
+use attesta_model::{
+    Action, Actor, Code, CorrelationId, DecisionId, Denial, KeyAlgorithm, KeyKind, Reason, Record,
+    Request,
+};
 use attesta_policy::{About, Permit, Policies, Question};
 use attesta_runtime::{Clock, Live, Writer};
 use attesta_spiffe::{SpiffeId, TrustDomain, bundle::Bundle};
@@ -51,28 +54,48 @@ impl Core {
     }
 
     /// A request that belongs to something that began before.
-    pub(crate) fn request_in(&self, actor: Actor, action: Action, correlation: Option<CorrelationId>) -> Result<Request, Denial> {
+    pub(crate) fn request_in(
+        &self,
+        actor: Actor,
+        action: Action,
+        correlation: Option<CorrelationId>,
+    ) -> Result<Request, Denial> {
         let at = milliseconds(self.clock.now());
         let correlation = match correlation {
             Some(c) => c,
             None => draw::correlation(at)?,
         };
-        Ok(Request { actor, action, at, decision: draw::decision(at)?, correlation })
+        Ok(Request {
+            actor,
+            action,
+            at,
+            decision: draw::decision(at)?,
+            correlation,
+        })
     }
 
     /// Decisions of the items of one batch: each is found by its own.
     pub(crate) fn request_ids(&self, n: usize) -> Result<Vec<DecisionId>, Denial> {
         let at = self.clock.now();
-        (0..n).map(|_| draw::decision(at).map_err(Denial::from)).collect()
+        (0..n)
+            .map(|_| draw::decision(at).map_err(Denial::from))
+            .collect()
     }
 
     /// Bits for one credential.
     pub(crate) fn drawn(&self, at: Timestamp) -> Result<Drawn, Denial> {
-        Ok(Drawn { serial: draw::serial(at)?, token: draw::uuid(at)? })
+        Ok(Drawn {
+            serial: draw::serial(at)?,
+            token: draw::uuid(at)?,
+        })
     }
 
     /// Asks the policies. What comes beside the permit belongs into the record, so that the decision can be replayed.
-    pub(crate) fn decide(&self, request: &Request, about: About<'_>) -> Result<(Permit, Record), Denial> {
+    pub(crate) fn decide(
+        &self,
+        request: &Request,
+        about: About<'_>,
+    ) -> Result<(Permit, Record), Denial> {
         let question = Question { request, about };
         let permit = self.policies.load().decide(&question)?;
         let mut record = Record::new(request, permit.outcome());
@@ -82,7 +105,10 @@ impl Core {
 
     /// The algorithm of tokens for an audience nobody set another for.
     pub(crate) fn jwt_algorithm(&self) -> KeyAlgorithm {
-        self.wanted_keys.iter().find(|(kind, _)| *kind == KeyKind::Jwt).map_or(KeyAlgorithm::EcP256, |(_, a)| *a)
+        self.wanted_keys
+            .iter()
+            .find(|(kind, _)| *kind == KeyKind::Jwt)
+            .map_or(KeyAlgorithm::EcP256, |(_, a)| *a)
     }
 
     /// Writes refusals down beside what else happened; they need no receipt.
@@ -97,7 +123,13 @@ impl Core {
 
     /// Writes one record and gives its receipt.
     pub(crate) async fn receipt(&self, record: Record) -> Result<Receipt, Denial> {
-        self.ledger.append(vec![record]).await?.pop().ok_or_else(|| Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt"))
+        self.ledger
+            .append(vec![record])
+            .await?
+            .pop()
+            .ok_or_else(|| {
+                Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt")
+            })
     }
 
     /// Whether the clock may be trusted to sign.

@@ -44,13 +44,22 @@ pub(crate) fn subject_key(csr: &[u8]) -> Result<SubjectKey, Denial> {
 
 /// An X.509-SVID for the wire; the chain has no self-signed root.
 pub(crate) fn x509_to_wire(svid: IssuedX509, hint: String) -> types::X509svid {
-    types::X509svid { id: svid.id.as_ref().map(id::to_wire), expires_at: svid.expires_at.as_second(), cert_chain: vec![svid.certificate], hint }
+    types::X509svid {
+        id: svid.id.as_ref().map(id::to_wire),
+        expires_at: svid.expires_at.as_second(),
+        cert_chain: vec![svid.certificate],
+        hint,
+    }
 }
 
 /// The X.509-SVID of a credential.
 pub(crate) fn x509_of(credential: Credential) -> Result<IssuedX509, Denial> {
     match credential {
         Credential::X509(svid) => Ok(svid),
-        Credential::Jwt(_) => Err(Denial::new(Code::Internal, Reason::Signing, "a certificate was asked for and a token came")),
+        Credential::Jwt(_) => Err(Denial::new(
+            Code::Internal,
+            Reason::Signing,
+            "a certificate was asked for and a token came",
+        )),
     }
 }

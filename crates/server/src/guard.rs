@@ -39,21 +39,54 @@ pub const RPCS: &[Rpc] = &[
     rpc("/spire.api.server.agent.v1.Agent/AttestAgent", &[Any]),
     rpc("/spire.api.server.agent.v1.Agent/RenewAgent", &[Agent]),
     rpc("/spire.api.server.agent.v1.Agent/PostStatus", &[Agent]),
-    rpc("/spire.api.server.agent.v1.Agent/CountAgents", &[Local, Admin]),
-    rpc("/spire.api.server.agent.v1.Agent/ListAgents", &[Local, Admin]),
+    rpc(
+        "/spire.api.server.agent.v1.Agent/CountAgents",
+        &[Local, Admin],
+    ),
+    rpc(
+        "/spire.api.server.agent.v1.Agent/ListAgents",
+        &[Local, Admin],
+    ),
     rpc("/spire.api.server.agent.v1.Agent/GetAgent", &[Local, Admin]),
-    rpc("/spire.api.server.agent.v1.Agent/DeleteAgent", &[Local, Admin]),
+    rpc(
+        "/spire.api.server.agent.v1.Agent/DeleteAgent",
+        &[Local, Admin],
+    ),
     rpc("/spire.api.server.agent.v1.Agent/BanAgent", &[Local, Admin]),
-    rpc("/spire.api.server.agent.v1.Agent/CreateJoinToken", &[Local, Admin]),
+    rpc(
+        "/spire.api.server.agent.v1.Agent/CreateJoinToken",
+        &[Local, Admin],
+    ),
     rpc("/spire.api.server.bundle.v1.Bundle/GetBundle", &[Any]),
-    rpc("/spire.api.server.entry.v1.Entry/CountEntries", &[Local, Admin]),
-    rpc("/spire.api.server.entry.v1.Entry/ListEntries", &[Local, Admin]),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/CountEntries",
+        &[Local, Admin],
+    ),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/ListEntries",
+        &[Local, Admin],
+    ),
     rpc("/spire.api.server.entry.v1.Entry/GetEntry", &[Local, Admin]),
-    rpc("/spire.api.server.entry.v1.Entry/BatchCreateEntry", &[Local, Admin]),
-    rpc("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", &[Local, Admin]),
-    rpc("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", &[Local, Admin]),
-    rpc("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", &[Agent]),
-    rpc("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", &[Agent]),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/BatchCreateEntry",
+        &[Local, Admin],
+    ),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/BatchUpdateEntry",
+        &[Local, Admin],
+    ),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/BatchDeleteEntry",
+        &[Local, Admin],
+    ),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries",
+        &[Agent],
+    ),
+    rpc(
+        "/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries",
+        &[Agent],
+    ),
     rpc("/spire.api.server.svid.v1.SVID/BatchNewX509SVID", &[Agent]),
     rpc("/spire.api.server.svid.v1.SVID/NewJWTSVID", &[Agent]),
     rpc("/attesta.agent.v1.AgentLink/Issue", &[Agent]),
@@ -79,7 +112,10 @@ impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { core: Arc::clone(&self.0), inner }
+        Guarded {
+            core: Arc::clone(&self.0),
+            inner,
+        }
     }
 }
 
@@ -107,13 +143,25 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let Some(rpc) = RPCS.iter().find(|r| r.path == path) else {
-            let status = tonic::Status::unimplemented(format!("{} is not served here", attesta_model::text::bounded(path, 128)));
+            let status = tonic::Status::unimplemented(format!(
+                "{} is not served here",
+                attesta_model::text::bounded(path, 128)
+            ));
             return Box::pin(std::future::ready(Ok(status.into_http())));
         };
         let Some(origin) = request.extensions().get::<Origin>().cloned() else {
-            return Box::pin(std::future::ready(Ok(tonic::Status::internal("the connection has no origin").into_http())));
+            return Box::pin(std::future::ready(Ok(tonic::Status::internal(
+                "the connection has no origin",
+            )
+            .into_http())));
         };
-        match admit(&origin, rpc.levels, &self.core.admin_ids, &self.core.ledger.snapshot(), self.core.clock.now()) {
+        match admit(
+            &origin,
+            rpc.levels,
+            &self.core.admin_ids,
+            &self.core.ledger.snapshot(),
+            self.core.clock.now(),
+        ) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
                 let (answer, failpoints) = (self.inner.call(request), self.core.failpoints.clone());
@@ -138,7 +186,10 @@ where
 async fn refused(core: &Core, origin: &Origin, rpc: &Rpc, denial: Denial) -> tonic::Status {
     let source = match origin {
         Origin::Admin { uid, .. } => format!("uid {uid}"),
-        Origin::Tls { peer: Some(peer), from } => format!("{from} as {}", peer.id),
+        Origin::Tls {
+            peer: Some(peer),
+            from,
+        } => format!("{from} as {}", peer.id),
         Origin::Tls { peer: None, from } => from.to_string(),
     };
     let denial = denial.with_rule(rpc.path);
@@ -149,7 +200,10 @@ async fn refused(core: &Core, origin: &Origin, rpc: &Rpc, denial: Denial) -> ton
         }
         Err(e) => tracing::error!(error = %e, "a refusal could not be recorded"),
     }
-    status::call(&denial, format!("authorization denied for method {}", rpc.path))
+    status::call(
+        &denial,
+        format!("authorization denied for method {}", rpc.path),
+    )
 }
 
 /// What a call asks for, in the words of records.
@@ -173,13 +227,19 @@ fn action(path: &str) -> Action {
 
 /// The caller the guard let through.
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, tonic::Status> {
-    request.extensions().get::<Caller>().cloned().ok_or_else(|| tonic::Status::internal("the call passed no guard"))
+    request
+        .extensions()
+        .get::<Caller>()
+        .cloned()
+        .ok_or_else(|| tonic::Status::internal("the call passed no guard"))
 }
 
 /// The node's agent the guard let through.
 pub(crate) fn agent<T>(request: &tonic::Request<T>) -> Result<Caller, tonic::Status> {
     match caller(request)? {
         agent @ Caller::Agent { .. } => Ok(agent),
-        _ => Err(tonic::Status::internal("the guard let a caller through that is no agent")),
+        _ => Err(tonic::Status::internal(
+            "the guard let a caller through that is no agent",
+        )),
     }
 }

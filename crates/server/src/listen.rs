@@ -50,13 +50,20 @@ impl Connected for Connection {
 }
 
 /// Accepts agents over TCP.
-pub(crate) fn tcp(tasks: &Tasks, listener: TcpListener, tls: Arc<ServerConfig>, connections: usize) -> mpsc::Receiver<io::Result<Connection>> {
+pub(crate) fn tcp(
+    tasks: &Tasks,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    connections: usize,
+) -> mpsc::Receiver<io::Result<Connection>> {
     let (out, accepted) = mpsc::channel(ACCEPTED);
     let (stop, spawner) = (tasks.stopping(), tasks.clone());
     tasks.spawn("accept-tcp", async move {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES.min(connections.max(1))));
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+                return;
+            };
             let incoming = tokio::select! {
                 () = stop.cancelled() => return,
                 incoming = listener.accept() => incoming,
@@ -77,8 +84,18 @@ pub(crate) fn tcp(tasks: &Tasks, listener: TcpListener, tls: Arc<ServerConfig>, 
                     Ok(stream) => {
                         drop(permit);
                         let peer = peer_of(stream.get_ref().1).map(Arc::new);
-                        let origin = Origin::Tls { peer, from: From::Address(address) };
-                        hand_on(&out, Connection { io: Io::Tcp(Box::new(stream)), origin }).await;
+                        let origin = Origin::Tls {
+                            peer,
+                            from: From::Address(address),
+                        };
+                        hand_on(
+                            &out,
+                            Connection {
+                                io: Io::Tcp(Box::new(stream)),
+                                origin,
+                            },
+                        )
+                        .await;
                     }
                     Err(e) => tracing::debug!(from = %address, error = %e, "handshake refused"),
                 }
@@ -89,7 +106,11 @@ pub(crate) fn tcp(tasks: &Tasks, listener: TcpListener, tls: Arc<ServerConfig>, 
 }
 
 /// Accepts the agent in this process: TLS all the same, over memory.
-pub(crate) fn inside(tasks: &Tasks, mut incoming: mpsc::Receiver<DuplexStream>, tls: Arc<ServerConfig>) -> mpsc::Receiver<io::Result<Connection>> {
+pub(crate) fn inside(
+    tasks: &Tasks,
+    mut incoming: mpsc::Receiver<DuplexStream>,
+    tls: Arc<ServerConfig>,
+) -> mpsc::Receiver<io::Result<Connection>> {
     let (out, accepted) = mpsc::channel(ACCEPTED);
     let (stop, spawner) = (tasks.stopping(), tasks.clone());
     tasks.spawn("accept-inside", async move {
@@ -103,8 +124,18 @@ pub(crate) fn inside(tasks: &Tasks, mut incoming: mpsc::Receiver<DuplexStream>, 
                 match accept(tls, stream, HANDSHAKE).await {
                     Ok(stream) => {
                         let peer = peer_of(stream.get_ref().1).map(Arc::new);
-                        let origin = Origin::Tls { peer, from: From::Inside };
-                        hand_on(&out, Connection { io: Io::Inside(Box::new(stream)), origin }).await;
+                        let origin = Origin::Tls {
+                            peer,
+                            from: From::Inside,
+                        };
+                        hand_on(
+                            &out,
+                            Connection {
+                                io: Io::Inside(Box::new(stream)),
+                                origin,
+                            },
+                        )
+                        .await;
                     }
                     Err(e) => tracing::debug!(error = %e, "handshake refused inside"),
                 }
@@ -115,7 +146,10 @@ pub(crate) fn inside(tasks: &Tasks, mut incoming: mpsc::Receiver<DuplexStream>, 
 }
 
 /// Accepts administrators; the kernel says who they are.
-pub(crate) fn unix(tasks: &Tasks, listener: UnixListener) -> mpsc::Receiver<io::Result<Connection>> {
+pub(crate) fn unix(
+    tasks: &Tasks,
+    listener: UnixListener,
+) -> mpsc::Receiver<io::Result<Connection>> {
     let (out, accepted) = mpsc::channel(ACCEPTED);
     let stop = tasks.stopping();
     tasks.spawn("accept-admin", async move {
@@ -142,10 +176,16 @@ pub(crate) fn unix(tasks: &Tasks, listener: UnixListener) -> mpsc::Receiver<io::
 
 fn admin(stream: &UnixStream) -> Result<Origin, attesta_attest::PeerError> {
     let peer = Peer::of(stream)?;
-    let path = std::fs::read_link(format!("/proc/{}/exe", peer.pid())).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let path = std::fs::read_link(format!("/proc/{}/exe", peer.pid()))
+        .map(|p| p.to_string_lossy().into_owned())
+        .unwrap_or_default();
     // Read while the peer is held: a reused pid is never described.
     let path = if peer.alive() { path } else { String::new() };
-    Ok(Origin::Admin { uid: peer.uid(), pid: peer.pid(), path: path.into() })
+    Ok(Origin::Admin {
+        uid: peer.uid(),
+        pid: peer.pid(),
+        path: path.into(),
+    })
 }
 
 async fn hand_on(out: &mpsc::Sender<io::Result<Connection>>, connection: Connection) {
@@ -155,7 +195,10 @@ async fn hand_on(out: &mpsc::Sender<io::Result<Connection>>, connection: Connect
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a rest of real time while descriptors are exhausted, whatever the clock says")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a rest of real time while descriptors are exhausted, whatever the clock says"
+)]
 async fn exhausted(door: &str, e: &io::Error) {
     tracing::warn!(door, error = %e, "a connection could not be accepted");
     tokio::time::sleep(EXHAUSTED).await;
@@ -172,13 +215,21 @@ macro_rules! each {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         each!(self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         each!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
@@ -190,7 +241,11 @@ impl AsyncWrite for Connection {
         each!(self, io => Pin::new(io).poll_shutdown(cx))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 

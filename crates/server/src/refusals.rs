@@ -16,7 +16,10 @@ type Key = (String, &'static str, &'static str);
 /// The refusals of the current window.
 #[derive(Default)]
 pub(crate) struct Refusals {
-    #[expect(clippy::disallowed_types, reason = "held for one look-up or insert, never across IO or an await")]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "held for one look-up or insert, never across IO or an await"
+    )]
     open: std::sync::Mutex<HashMap<Key, Open>>,
 }
 
@@ -27,9 +30,21 @@ struct Open {
 
 impl Refusals {
     /// The record of a refusal, unless an equal one was recorded within the last minute; it then counts for the next.
-    pub(crate) fn record(&self, request: &Request, source: &str, denial: &Denial) -> Option<Record> {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let key = (source.to_owned(), request.action.as_str(), denial.reason.as_str());
+    pub(crate) fn record(
+        &self,
+        request: &Request,
+        source: &str,
+        denial: &Denial,
+    ) -> Option<Record> {
+        let mut open = self
+            .open
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (
+            source.to_owned(),
+            request.action.as_str(),
+            denial.reason.as_str(),
+        );
         let fresh = |o: &Open| request.at.duration_since(o.since).unsigned_abs() < WINDOW;
         let folded = match open.get_mut(&key) {
             Some(o) if fresh(o) => {
@@ -45,7 +60,13 @@ impl Refusals {
                 open.clear();
             }
         }
-        open.insert(key, Open { since: request.at, more: 0 });
+        open.insert(
+            key,
+            Open {
+                since: request.at,
+                more: 0,
+            },
+        );
         let mut record = Record::denied(request, denial);
         record.count = folded.saturating_add(1);
         Some(record)
@@ -69,7 +90,14 @@ mod tests {
             correlation: CorrelationId::parse("c").unwrap(),
         };
         let denial = Denial::new(Code::PermissionDenied, Reason::Evidence, "no");
-        let counts: Vec<Option<u32>> = [0, 1, 59, 60, 61].into_iter().map(|s| refusals.record(&at(s), "127.0.0.1", &denial).map(|r| r.count)).collect();
+        let counts: Vec<Option<u32>> = [0, 1, 59, 60, 61]
+            .into_iter()
+            .map(|s| {
+                refusals
+                    .record(&at(s), "127.0.0.1", &denial)
+                    .map(|r| r.count)
+            })
+            .collect();
         assert_eq!(counts, [Some(1), None, None, Some(3), None]);
         assert!(refusals.record(&at(61), "127.0.0.2", &denial).is_some());
         for i in 0..2 * SOURCES {

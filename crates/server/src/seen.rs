@@ -18,7 +18,10 @@ pub(crate) struct Seen {
 /// By node.
 #[derive(Default)]
 pub(crate) struct NodesSeen {
-    #[expect(clippy::disallowed_types, reason = "held for one look-up or insert, never across IO or an await")]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "held for one look-up or insert, never across IO or an await"
+    )]
     nodes: std::sync::Mutex<HashMap<SpiffeId, Seen>>,
 }
 
@@ -48,6 +51,9 @@ impl NodesSeen {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<SpiffeId, Seen>) -> T) -> T {
-        f(&mut self.nodes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&mut self
+            .nodes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

@@ -9,14 +9,19 @@ use std::{
 
 use attesta_authority::{Keys, Ring, SealedKeys, SignError, draw, lifecycle::refresh_hint};
 use attesta_model::{Denial, KeyKind, Snapshot, Touched};
-use attesta_runtime::{Clock, Live, Outcome, ReadyGuards, Task, TaskError, Tasks, Writer, live, socket};
+use attesta_runtime::{
+    Clock, Live, Outcome, ReadyGuards, Task, TaskError, Tasks, Writer, live, socket,
+};
 use attesta_spiffe::bundle::{Bundle, BundleError};
 use attesta_store::{Backend, Failpoints, Ledger, LedgerOptions, OpenError, OpenRecords, Opened};
 use attesta_tls::{ClientAuth, Identity, TlsError, server_config};
 use attesta_wire::proto::{
-    attesta::{admin::v1::admin_server::AdminServer, agent::v1::agent_link_server::AgentLinkServer},
+    attesta::{
+        admin::v1::admin_server::AdminServer, agent::v1::agent_link_server::AgentLinkServer,
+    },
     spire::api::server::{
-        agent::v1::agent_server::AgentServer, bundle::v1::bundle_server::BundleServer, entry::v1::entry_server::EntryServer, svid::v1::svid_server::SvidServer,
+        agent::v1::agent_server::AgentServer, bundle::v1::bundle_server::BundleServer,
+        entry::v1::entry_server::EntryServer, svid::v1::svid_server::SvidServer,
     },
 };
 use jiff::Timestamp;
@@ -114,7 +119,13 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`], with the way out; nothing is left half made.
-    pub async fn build(settings: ServerSettings, backend: Box<dyn Backend>, records: OpenRecords, failpoints: Failpoints, clock: Clock) -> Result<(Self, Started), ServerError> {
+    pub async fn build(
+        settings: ServerSettings,
+        backend: Box<dyn Backend>,
+        records: OpenRecords,
+        failpoints: Failpoints,
+        clock: Clock,
+    ) -> Result<(Self, Started), ServerError> {
         let wakes = Arc::new(Wakes::default());
         // Filled once the core exists; commits before that are the start's own.
         let bundles: Arc<OnceLock<Arc<Publish>>> = Arc::default();
@@ -129,9 +140,34 @@ impl Server {
                 wakes.commit(snapshot, touched);
             })
         };
-        let options = LedgerOptions { queue: 8192, deadline: Duration::from_secs(10), on_commit, failpoints: failpoints.clone(), new_id: draw::bytes()? };
-        let Opened { ledger, newest_record, .. } = Ledger::open(backend, records, &settings.trust_domain, clock.clone(), options)?;
-        let built = Self::over(ledger.clone(), newest_record, settings, wakes, &bundles, failpoints, clock).await;
+        let options = LedgerOptions {
+            queue: 8192,
+            deadline: Duration::from_secs(10),
+            on_commit,
+            failpoints: failpoints.clone(),
+            new_id: draw::bytes()?,
+        };
+        let Opened {
+            ledger,
+            newest_record,
+            ..
+        } = Ledger::open(
+            backend,
+            records,
+            &settings.trust_domain,
+            clock.clone(),
+            options,
+        )?;
+        let built = Self::over(
+            ledger.clone(),
+            newest_record,
+            settings,
+            wakes,
+            &bundles,
+            failpoints,
+            clock,
+        )
+        .await;
         if built.is_err() {
             // What was opened is closed: the next start finds no lock held.
             ledger.close().await;
@@ -152,16 +188,29 @@ impl Server {
         let keys: Arc<dyn Keys> = Arc::new(SealedKeys::new(settings.kek));
         let snapshot = ledger.snapshot();
         let hint = refresh_hint(&settings.lifetimes);
-        let (ring, ring_live) = live(Ring::open(&snapshot, keys.as_ref(), ledger.id(), settings.limits, None)?);
+        let (ring, ring_live) = live(Ring::open(
+            &snapshot,
+            keys.as_ref(),
+            ledger.id(),
+            settings.limits,
+            None,
+        )?);
         let (bundle, bundle_live) = live(bundle_of(&snapshot, hint)?);
         let (_policies, policies) = live(settings.policies);
         drop(ring_live);
         let tcp = match settings.listen {
             None => None,
-            Some(address) => Some(TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })?),
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|source| ServerError::Listen { address, source })?,
+            ),
         };
         let address = tcp.as_ref().and_then(|l| l.local_addr().ok());
-        let admin = settings.admin_socket.map(|s| socket::bind(&s.path, 0o660)).transpose()?;
+        let admin = settings
+            .admin_socket
+            .map(|s| socket::bind(&s.path, 0o660))
+            .transpose()?;
         let (_listening, listening) = live(address.map(|a| a.to_string()).unwrap_or_default());
         let mut wanted_keys = vec![(KeyKind::X509, settings.ca_key)];
         wanted_keys.extend(settings.jwt_keys.iter().map(|a| (KeyKind::Jwt, *a)));
@@ -186,7 +235,10 @@ impl Server {
             refusals: Refusals::default(),
             listening,
         });
-        let publish = Arc::new(Publish { core: Arc::downgrade(&core), hint });
+        let publish = Arc::new(Publish {
+            core: Arc::downgrade(&core),
+            hint,
+        });
         if bundles.set(publish).is_err() {
             tracing::debug!("the bundle's publisher was set before");
         }
@@ -195,8 +247,25 @@ impl Server {
         let svid = server_svid::issue(&core).await?;
         let (identity, _) = live(svid.identity);
         let (inside, incoming) = mpsc::channel(INSIDE);
-        let started = Started { address, inside, bundle: bundle_live, snapshot: ledger.live(), ledger };
-        Ok((Self { core, identity, due: svid.due_at, tcp, admin, inside: Some(incoming), connections: settings.connections }, started))
+        let started = Started {
+            address,
+            inside,
+            bundle: bundle_live,
+            snapshot: ledger.live(),
+            ledger,
+        };
+        Ok((
+            Self {
+                core,
+                identity,
+                due: svid.due_at,
+                tcp,
+                admin,
+                inside: Some(incoming),
+                connections: settings.connections,
+            },
+            started,
+        ))
     }
 
     /// Answers, until the tasks are stopped.
@@ -205,7 +274,12 @@ impl Server {
     /// TLS refused our own certificate.
     pub fn run(mut self, tasks: &Tasks, ready: &ReadyGuards) -> Result<(), ServerError> {
         let guard = ready.guard("server");
-        let tls = server_config(self.identity.reader(), self.core.bundle.reader(), self.core.clock.clone(), ClientAuth::Optional)?;
+        let tls = server_config(
+            self.identity.reader(),
+            self.core.bundle.reader(),
+            self.core.clock.clone(),
+            ClientAuth::Optional,
+        )?;
         let (reporter, health) = tonic_health::server::health_reporter();
         let agents = || Doors::new(&self.core).agents();
         if let Some(listener) = self.tcp.take() {
@@ -220,10 +294,33 @@ impl Server {
             let router = Doors::new(&self.core).admins().add_service(health);
             serve(tasks, "serve-admin", router, listen::unix(tasks, listener));
         }
-        tasks.every(door::health::Health { core: Arc::clone(&self.core), reporter }, None);
-        tasks.every(Forget { core: Arc::clone(&self.core) }, None);
-        tasks.every(Authorities { core: Arc::clone(&self.core) }, None);
-        tasks.every(ServerSvid { core: self.core, identity: self.identity, due: self.due }, None);
+        tasks.every(
+            door::health::Health {
+                core: Arc::clone(&self.core),
+                reporter,
+            },
+            None,
+        );
+        tasks.every(
+            Forget {
+                core: Arc::clone(&self.core),
+            },
+            None,
+        );
+        tasks.every(
+            Authorities {
+                core: Arc::clone(&self.core),
+            },
+            None,
+        );
+        tasks.every(
+            ServerSvid {
+                core: self.core,
+                identity: self.identity,
+                due: self.due,
+            },
+            None,
+        );
         drop(guard);
         Ok(())
     }
@@ -238,7 +335,9 @@ type Served = Router<tower::layer::util::Stack<Guard, tower::layer::util::Identi
 
 impl Doors {
     fn new(core: &Arc<Core>) -> Self {
-        Self { core: Arc::clone(core) }
+        Self {
+            core: Arc::clone(core),
+        }
     }
 
     /// What agents and administrators over mTLS reach; the guard's table says who may call what.
@@ -249,12 +348,24 @@ impl Doors {
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .layer(Guard(core()))
-            .add_service(AgentServer::new(door::agent::Door(core())).max_decoding_message_size(MESSAGE))
-            .add_service(BundleServer::new(door::bundle::Door(core())).max_decoding_message_size(MESSAGE))
-            .add_service(EntryServer::new(door::entry::Door(core())).max_decoding_message_size(MESSAGE))
-            .add_service(SvidServer::new(door::svid::Door(core())).max_decoding_message_size(MESSAGE))
-            .add_service(AgentLinkServer::new(door::link::Door(core())).max_decoding_message_size(MESSAGE))
-            .add_service(AdminServer::new(door::admin::Door(core())).max_decoding_message_size(MESSAGE))
+            .add_service(
+                AgentServer::new(door::agent::Door(core())).max_decoding_message_size(MESSAGE),
+            )
+            .add_service(
+                BundleServer::new(door::bundle::Door(core())).max_decoding_message_size(MESSAGE),
+            )
+            .add_service(
+                EntryServer::new(door::entry::Door(core())).max_decoding_message_size(MESSAGE),
+            )
+            .add_service(
+                SvidServer::new(door::svid::Door(core())).max_decoding_message_size(MESSAGE),
+            )
+            .add_service(
+                AgentLinkServer::new(door::link::Door(core())).max_decoding_message_size(MESSAGE),
+            )
+            .add_service(
+                AdminServer::new(door::admin::Door(core())).max_decoding_message_size(MESSAGE),
+            )
     }
 
     /// What the admin socket serves beside: the same doors, and health.
@@ -263,9 +374,18 @@ impl Doors {
     }
 }
 
-fn serve(tasks: &Tasks, name: &'static str, router: Served, incoming: mpsc::Receiver<io::Result<Connection>>) {
+fn serve(
+    tasks: &Tasks,
+    name: &'static str,
+    router: Served,
+    incoming: mpsc::Receiver<io::Result<Connection>>,
+) {
     let stop = tasks.stopping();
-    tasks.spawn(name, async move { router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned()).await });
+    tasks.spawn(name, async move {
+        router
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())
+            .await
+    });
 }
 
 /// Publishes ring and bundle when a commit touched the authorities; on the writer's thread, so that nobody is answered
@@ -277,11 +397,21 @@ struct Publish {
 
 impl Publish {
     fn bundle(&self, snapshot: &Snapshot) {
-        let Some(core) = self.core.upgrade() else { return };
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
         let previous = core.ring.load();
-        match Ring::open(snapshot, core.keys.as_ref(), core.ledger.id(), *previous.limits(), Some(&previous)) {
+        match Ring::open(
+            snapshot,
+            core.keys.as_ref(),
+            core.ledger.id(),
+            *previous.limits(),
+            Some(&previous),
+        ) {
             Ok(ring) => core.ring.publish(ring),
-            Err(e) => tracing::error!(error = %e, "the authorities could not be opened; the old ones go on signing until they end"),
+            Err(e) => {
+                tracing::error!(error = %e, "the authorities could not be opened; the old ones go on signing until they end")
+            }
         }
         match bundle_of(snapshot, self.hint) {
             Ok(bundle) => core.bundle.publish(bundle),

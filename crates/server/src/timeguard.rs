@@ -26,7 +26,10 @@ pub(crate) struct TimeGuard {
 impl TimeGuard {
     /// Starts at the newest record of the ledger.
     pub(crate) fn new(clock: &Clock, newest: Option<Timestamp>) -> Self {
-        Self { newest: AtomicI64::new(newest.map_or(i64::MIN, Timestamp::as_millisecond)), offset: AtomicI64::new(offset(clock)) }
+        Self {
+            newest: AtomicI64::new(newest.map_or(i64::MIN, Timestamp::as_millisecond)),
+            offset: AtomicI64::new(offset(clock)),
+        }
     }
 
     /// Refuses while the clocks disagree.
@@ -35,13 +38,19 @@ impl TimeGuard {
         let newest = self.newest.load(Ordering::Relaxed);
         if newest.saturating_sub(now) > millis(BEHIND) {
             let by = Duration::from_millis(u64::try_from(newest.saturating_sub(now)).unwrap_or(0));
-            return Err(refuse(format!("the clock is {} behind the newest record of the ledger; nothing is signed", words(by))));
+            return Err(refuse(format!(
+                "the clock is {} behind the newest record of the ledger; nothing is signed",
+                words(by)
+            )));
         }
         let jump = offset(clock).saturating_sub(self.offset.load(Ordering::Relaxed));
         if jump.abs() > millis(JUMP) {
             let by = Duration::from_millis(jump.unsigned_abs());
             let way = if jump > 0 { "forward" } else { "back" };
-            return Err(refuse(format!("the clock jumped {way} by {} against the time since boot; nothing is signed", words(by))));
+            return Err(refuse(format!(
+                "the clock jumped {way} by {} against the time since boot; nothing is signed",
+                words(by)
+            )));
         }
         // Slow drift and small corrections (NTP) move the reference; a jump does not.
         if jump.abs() < millis(BEHIND) {
@@ -53,11 +62,15 @@ impl TimeGuard {
 }
 
 fn refuse(message: String) -> Denial {
-    Denial::new(Code::Unavailable, Reason::Clock, message).with_hint("set the clock, or restart the server once it is right")
+    Denial::new(Code::Unavailable, Reason::Clock, message)
+        .with_hint("set the clock, or restart the server once it is right")
 }
 
 fn offset(clock: &Clock) -> i64 {
-    clock.now().as_millisecond().saturating_sub(millis(clock.boot()))
+    clock
+        .now()
+        .as_millisecond()
+        .saturating_sub(millis(clock.boot()))
 }
 
 fn millis(d: Duration) -> i64 {
@@ -103,6 +116,12 @@ mod tests {
         let start = Timestamp::from_second(1_764_000_000).unwrap();
         let (clock, _hand) = Clock::manual(start);
         let newest = Timestamp::from_second(1_764_000_000 + 86_400).unwrap();
-        assert_eq!(TimeGuard::new(&clock, Some(newest)).check(&clock).unwrap_err().reason, Reason::Clock);
+        assert_eq!(
+            TimeGuard::new(&clock, Some(newest))
+                .check(&clock)
+                .unwrap_err()
+                .reason,
+            Reason::Clock
+        );
     }
 }

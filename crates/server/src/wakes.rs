@@ -9,7 +9,10 @@ use tokio::sync::Notify;
 /// Streams by the parents whose entries they show.
 #[derive(Default)]
 pub(crate) struct Wakes {
-    #[expect(clippy::disallowed_types, reason = "held for a look-up, never across IO or an await; the writer thread and a stream's opening meet here")]
+    #[expect(
+        clippy::disallowed_types,
+        reason = "held for a look-up, never across IO or an await; the writer thread and a stream's opening meet here"
+    )]
     streams: std::sync::Mutex<Streams>,
 }
 
@@ -60,16 +63,33 @@ impl Drop for Registered {
 
 impl Wakes {
     /// Registers a stream of a node.
-    pub(crate) fn register(self: &Arc<Self>, node: SpiffeId, selectors: SelectorSet, parents: Vec<Parent>) -> Registered {
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        node: SpiffeId,
+        selectors: SelectorSet,
+        parents: Vec<Parent>,
+    ) -> Registered {
         let notify = Arc::new(Notify::new());
         let id = self.with(|s| {
             s.next += 1;
             let id = s.next;
-            s.all.insert(id, Stream { notify: Arc::clone(&notify), parents: Vec::new(), node, selectors });
+            s.all.insert(
+                id,
+                Stream {
+                    notify: Arc::clone(&notify),
+                    parents: Vec::new(),
+                    node,
+                    selectors,
+                },
+            );
             s.set_parents(id, parents);
             id
         });
-        Registered { wakes: Arc::clone(self), id, notify }
+        Registered {
+            wakes: Arc::clone(self),
+            id,
+            notify,
+        }
     }
 
     /// Wakes whom a commit touches.
@@ -80,33 +100,51 @@ impl Wakes {
                 return;
             }
             for parent in &touched.parents {
-                s.by_parent.get(parent).into_iter().flatten().filter_map(|id| s.all.get(id)).for_each(|stream| stream.notify.notify_one());
+                s.by_parent
+                    .get(parent)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|id| s.all.get(id))
+                    .for_each(|stream| stream.notify.notify_one());
             }
             // An alias decides which nodes stand under it: those that fit it now, and those that stood under it before
             // (they are registered for the server's entries by having been fitted).
             if touched.parents.contains(&Parent::Server) {
                 for stream in s.all.values() {
-                    let fits = stream.selectors.iter().any(|sel| snapshot.entries_filed(&Parent::Server, sel).next().is_some());
+                    let fits = stream.selectors.iter().any(|sel| {
+                        snapshot
+                            .entries_filed(&Parent::Server, sel)
+                            .next()
+                            .is_some()
+                    });
                     if fits || stream.parents.len() > 1 {
                         stream.notify.notify_one();
                     }
                 }
             }
             if !touched.nodes.is_empty() {
-                s.all.values().filter(|stream| touched.nodes.contains(&stream.node)).for_each(|stream| stream.notify.notify_one());
+                s.all
+                    .values()
+                    .filter(|stream| touched.nodes.contains(&stream.node))
+                    .for_each(|stream| stream.notify.notify_one());
             }
         });
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Streams) -> T) -> T {
-        let mut guard = self.streams.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self
+            .streams
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         f(&mut guard)
     }
 }
 
 impl Streams {
     fn forget_parents(&mut self, id: u64) {
-        let Some(stream) = self.all.get_mut(&id) else { return };
+        let Some(stream) = self.all.get_mut(&id) else {
+            return;
+        };
         for parent in std::mem::take(&mut stream.parents) {
             if let Some(ids) = self.by_parent.get_mut(&parent) {
                 ids.retain(|i| *i != id);

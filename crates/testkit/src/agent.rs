@@ -45,7 +45,10 @@ impl AgentWorld {
     ///
     /// # Errors
     /// Server or agent could not be built.
-    pub async fn with(mut options: Options, change: impl FnOnce(&mut AgentSettings)) -> Result<Self> {
+    pub async fn with(
+        mut options: Options,
+        change: impl FnOnce(&mut AgentSettings),
+    ) -> Result<Self> {
         let (verify, collect) = local::pair([9; 32]);
         let mut attestors = Attestors::none(TrustDomain::parse("example.org")?);
         attestors.join_token = true;
@@ -61,7 +64,9 @@ impl AgentWorld {
             workload_socket: socket.clone(),
             admin_socket: Some(world.path("agent-admin.sock")),
             collect: Arc::new(collect),
-            workloads: Workloads::new(&WorkloadSettings { unix: Some(unix::Settings::default()) }),
+            workloads: Workloads::new(&WorkloadSettings {
+                unix: Some(unix::Settings::default()),
+            }),
             sync_interval: Duration::from_secs(5),
             workload_key: KeyAlgorithm::EcP256,
             limits: AgentLimits::default(),
@@ -71,9 +76,19 @@ impl AgentWorld {
         let agent = Agent::build(settings, world.clock.clone(), &tasks, &world.guards).await?;
         let status = agent.status();
         agent.run(&tasks);
-        world.clock.timeout(Duration::from_secs(10), world.readiness.ready()).await.context("the agent was not ready in 10 s")?;
+        world
+            .clock
+            .timeout(Duration::from_secs(10), world.readiness.ready())
+            .await
+            .context("the agent was not ready in 10 s")?;
         let node = world.id("/spire/agent/local/node")?;
-        Ok(Self { world, socket, node, status, tasks })
+        Ok(Self {
+            world,
+            socket,
+            node,
+            status,
+            tasks,
+        })
     }
 
     /// A fresh connection of this process to the Workload API.
@@ -84,9 +99,17 @@ impl AgentWorld {
         let path = self.socket.clone();
         let connector = service_fn(move |_| {
             let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new)
+            }
         });
-        Ok(SpiffeWorkloadApiClient::new(Endpoint::try_from("http://workload.invalid")?.connect_with_connector(connector).await?))
+        Ok(SpiffeWorkloadApiClient::new(
+            Endpoint::try_from("http://workload.invalid")?
+                .connect_with_connector(connector)
+                .await?,
+        ))
     }
 
     /// Stops agent and server.
@@ -99,6 +122,9 @@ impl AgentWorld {
 /// A request with the security header every Workload API call carries (C162).
 pub fn workload<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
+    request.metadata_mut().insert(
+        "workload.spiffe.io",
+        tonic::metadata::MetadataValue::from_static("true"),
+    );
     request
 }

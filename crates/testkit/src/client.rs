@@ -9,7 +9,8 @@ use attesta_tls::{CertificateDer, Identity, client_config, connect};
 use attesta_wire::proto::spire::api::{
     server::{
         agent::v1::{
-            AgentX509svidParams, AttestAgentRequest, CreateJoinTokenRequest, agent_client::AgentClient, attest_agent_request, attest_agent_response,
+            AgentX509svidParams, AttestAgentRequest, CreateJoinTokenRequest,
+            agent_client::AgentClient, attest_agent_request, attest_agent_response,
         },
         entry::v1::{BatchCreateEntryRequest, entry_client::EntryClient},
     },
@@ -53,9 +54,15 @@ impl World {
         let path = self.path("admin.sock");
         let connector = service_fn(move |_| {
             let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new)
+            }
         });
-        Ok(Endpoint::try_from("http://admin.invalid")?.connect_with_connector(connector).await?)
+        Ok(Endpoint::try_from("http://admin.invalid")?
+            .connect_with_connector(connector)
+            .await?)
     }
 
     /// A TLS connection that presents this identity, or nothing.
@@ -66,18 +73,30 @@ impl World {
         let (writer, identity) = live(identity);
         drop(writer);
         let server = self.trust_domain.with_path("/spire/server")?;
-        let config = client_config(identity, self.started.bundle.clone(), server, self.clock.clone())?;
+        let config = client_config(
+            identity,
+            self.started.bundle.clone(),
+            server,
+            self.clock.clone(),
+        )?;
         let inside = self.started.inside.clone();
         let connector = service_fn(move |_| {
             let (config, inside) = (config.clone(), inside.clone());
             async move {
                 let (ours, theirs) = tokio::io::duplex(256 * 1024);
-                inside.send(theirs).await.map_err(|_| std::io::Error::other("the server is gone"))?;
-                let stream = connect(config, "server.invalid", ours, Duration::from_secs(5)).await.map_err(std::io::Error::other)?;
+                inside
+                    .send(theirs)
+                    .await
+                    .map_err(|_| std::io::Error::other("the server is gone"))?;
+                let stream = connect(config, "server.invalid", ours, Duration::from_secs(5))
+                    .await
+                    .map_err(std::io::Error::other)?;
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
             }
         });
-        Ok(Endpoint::try_from("http://server.invalid")?.connect_with_connector(connector).await?)
+        Ok(Endpoint::try_from("http://server.invalid")?
+            .connect_with_connector(connector)
+            .await?)
     }
 
     /// A connection with this certificate and key.
@@ -85,7 +104,10 @@ impl World {
     /// # Errors
     /// The handshake fails.
     pub async fn with_certificate(&self, certificate: &[u8], key: &KeyPair) -> Result<Channel> {
-        let identity = Identity::new(vec![CertificateDer::from(certificate.to_vec())], key.serialize_der())?;
+        let identity = Identity::new(
+            vec![CertificateDer::from(certificate.to_vec())],
+            key.serialize_der(),
+        )?;
         self.tls(Some(identity)).await
     }
 
@@ -94,20 +116,37 @@ impl World {
     /// # Errors
     /// The server refuses.
     pub async fn token(&self, ttl: i32) -> Result<String> {
-        let request = CreateJoinTokenRequest { ttl, ..Default::default() };
-        Ok(AgentClient::new(self.admin().await?).create_join_token(request).await?.into_inner().value)
+        let request = CreateJoinTokenRequest {
+            ttl,
+            ..Default::default()
+        };
+        Ok(AgentClient::new(self.admin().await?)
+            .create_join_token(request)
+            .await?
+            .into_inner()
+            .value)
     }
 
     /// Attests with this evidence and key; the certificate, or the refusal.
     ///
     /// # Errors
     /// The connection fails.
-    pub async fn attest(&self, kind: &str, payload: &[u8], csr: &[u8]) -> Result<Result<types::X509svid, tonic::Status>> {
+    pub async fn attest(
+        &self,
+        kind: &str,
+        payload: &[u8],
+        csr: &[u8],
+    ) -> Result<Result<types::X509svid, tonic::Status>> {
         let params = attest_agent_request::Params {
-            data: Some(types::AttestationData { r#type: kind.to_owned(), payload: payload.to_vec() }),
+            data: Some(types::AttestationData {
+                r#type: kind.to_owned(),
+                payload: payload.to_vec(),
+            }),
             params: Some(AgentX509svidParams { csr: csr.to_vec() }),
         };
-        let first = AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) };
+        let first = AttestAgentRequest {
+            step: Some(attest_agent_request::Step::Params(params)),
+        };
         let mut client = AgentClient::new(self.tls(None).await?);
         let mut answers = match client.attest_agent(tokio_stream::once(first)).await {
             Ok(answers) => answers.into_inner(),
@@ -116,7 +155,9 @@ impl World {
         match answers.message().await {
             Err(status) => Ok(Err(status)),
             Ok(Some(answer)) => match answer.step {
-                Some(attest_agent_response::Step::Result(result)) => Ok(Ok(result.svid.context("no SVID in the result")?)),
+                Some(attest_agent_response::Step::Result(result)) => {
+                    Ok(Ok(result.svid.context("no SVID in the result")?))
+                }
                 other => bail!("unexpected {other:?}"),
             },
             Ok(None) => bail!("no answer"),
@@ -130,10 +171,21 @@ impl World {
     pub async fn join(&self) -> Result<NodeClient> {
         let token = self.token(600).await?;
         let (key, request) = csr()?;
-        let svid = self.attest("join_token", token.as_bytes(), &request).await??;
-        let certificate = svid.cert_chain.into_iter().next().context("no certificate")?;
+        let svid = self
+            .attest("join_token", token.as_bytes(), &request)
+            .await??;
+        let certificate = svid
+            .cert_chain
+            .into_iter()
+            .next()
+            .context("no certificate")?;
         let channel = self.with_certificate(&certificate, &key).await?;
-        Ok(NodeClient { id: self.id(&format!("/spire/agent/join_token/{token}"))?, channel, certificate, key })
+        Ok(NodeClient {
+            id: self.id(&format!("/spire/agent/join_token/{token}"))?,
+            channel,
+            certificate,
+            key,
+        })
     }
 
     /// Creates an entry through SPIRE's API; its id.
@@ -142,13 +194,26 @@ impl World {
     /// The server refuses.
     pub async fn entry(&self, parent: &SpiffeId, path: &str, selectors: &[&str]) -> Result<String> {
         let entry = types::Entry {
-            spiffe_id: Some(types::Spiffeid { trust_domain: self.trust_domain.to_string(), path: path.to_owned() }),
+            spiffe_id: Some(types::Spiffeid {
+                trust_domain: self.trust_domain.to_string(),
+                path: path.to_owned(),
+            }),
             parent_id: Some(attesta_wire::id::to_wire(parent)),
-            selectors: selectors.iter().map(|s| attesta_wire::fact::selector_to_wire(s)).collect(),
+            selectors: selectors
+                .iter()
+                .map(|s| attesta_wire::fact::selector_to_wire(s))
+                .collect(),
             ..Default::default()
         };
-        let request = BatchCreateEntryRequest { entries: vec![entry], output_mask: None };
-        let mut results = EntryClient::new(self.admin().await?).batch_create_entry(request).await?.into_inner().results;
+        let request = BatchCreateEntryRequest {
+            entries: vec![entry],
+            output_mask: None,
+        };
+        let mut results = EntryClient::new(self.admin().await?)
+            .batch_create_entry(request)
+            .await?
+            .into_inner()
+            .results;
         let result = results.pop().context("no result")?;
         let status = result.status.unwrap_or_default();
         if status.code != 0 {
@@ -157,4 +222,3 @@ impl World {
         Ok(result.entry.context("no entry")?.id)
     }
 }
-

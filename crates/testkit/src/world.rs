@@ -93,7 +93,9 @@ impl World {
     pub async fn with(options: Options) -> Result<Self> {
         let (clock, hand) = Clock::manual(options.start);
         let trust_domain = TrustDomain::parse("example.org")?;
-        let dir = tempfile::Builder::new().prefix("attesta-world-").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix("attesta-world-")
+            .tempdir()?;
         let tasks = Tasks::new(clock.clone());
         let (guards, readiness) = readiness();
         let (backend, records) = options.backend.unwrap_or_else(|| {
@@ -107,11 +109,18 @@ impl World {
             a
         });
         let mut texts = vec![("default.cedar", Policies::DEFAULT)];
-        texts.extend(options.policies.iter().map(|(n, t)| (n.as_str(), t.as_str())));
+        texts.extend(
+            options
+                .policies
+                .iter()
+                .map(|(n, t)| (n.as_str(), t.as_str())),
+        );
         let settings = ServerSettings {
             trust_domain: trust_domain.clone(),
             listen: None,
-            admin_socket: Some(AdminSocket { path: dir.path().join("admin.sock") }),
+            admin_socket: Some(AdminSocket {
+                path: dir.path().join("admin.sock"),
+            }),
             kek: Kek::new(&options.kek)?,
             ca_key: options.ca_key,
             jwt_keys: options.jwt_keys,
@@ -121,12 +130,33 @@ impl World {
             policies: Policies::parse(&texts)?,
             attestors: Verifiers::new(attestors)?,
             admin_ids: options.admin_ids,
-            retention: Retention { age: None, bytes: None, revisions: Some(10_000) },
+            retention: Retention {
+                age: None,
+                bytes: None,
+                revisions: Some(10_000),
+            },
             connections: 100,
         };
-        let (server, started) = Server::build(settings, backend, records, options.failpoints, clock.clone()).await.context("the server")?;
+        let (server, started) = Server::build(
+            settings,
+            backend,
+            records,
+            options.failpoints,
+            clock.clone(),
+        )
+        .await
+        .context("the server")?;
         server.run(&tasks, &guards)?;
-        Ok(Self { trust_domain, clock, hand, tasks, started, readiness, guards, dir })
+        Ok(Self {
+            trust_domain,
+            clock,
+            hand,
+            tasks,
+            started,
+            readiness,
+            guards,
+            dir,
+        })
     }
 
     /// A path in this world's own directory.
@@ -151,9 +181,18 @@ impl World {
         let mut out = Vec::new();
         let mut after = None;
         loop {
-            let query = attesta_store::RecordQuery { order: attesta_store::Order::Oldest, after, limit: 1000, ..Default::default() };
+            let query = attesta_store::RecordQuery {
+                order: attesta_store::Order::Oldest,
+                after,
+                limit: 1000,
+                ..Default::default()
+            };
             let page = self.started.ledger.query(query).await?;
-            out.extend(page.records.into_iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()));
+            out.extend(
+                page.records
+                    .into_iter()
+                    .map(|r| String::from_utf8_lossy(&r.body).into_owned()),
+            );
             after = page.next;
             if after.is_none() {
                 return Ok(out);

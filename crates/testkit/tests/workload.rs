@@ -1,6 +1,11 @@
 //! A workload's life with server and agent in one process: identity by facts, rotation by a hand-turned clock, the push,
 //! and what an impostor gets.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by stopping")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by stopping"
+)]
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,23 +14,46 @@ use attesta_testkit::{AgentWorld, workload};
 use attesta_tls::CertificateDer;
 use attesta_wire::proto::{
     spire::api::server::entry::v1::{BatchDeleteEntryRequest, entry_client::EntryClient},
-    workload::{JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse},
+    workload::{
+        JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest,
+        X509svidRequest, X509svidResponse,
+    },
 };
 use tonic::{Code, Streaming};
 
 fn me() -> String {
     // The user id of this process, from the kernel.
     use std::os::unix::fs::MetadataExt;
-    format!("unix:uid:{}", std::fs::metadata("/proc/self").unwrap().uid())
+    format!(
+        "unix:uid:{}",
+        std::fs::metadata("/proc/self").unwrap().uid()
+    )
+}
+
+/// Five milliseconds of real time, while the world's clock stands.
+async fn rest(w: &AgentWorld) {
+    let never = std::future::pending::<()>();
+    w.world.clock.timeout(Duration::from_millis(5), never).await.unwrap_err();
 }
 
 async fn next(stream: &mut Streaming<X509svidResponse>) -> X509svidResponse {
-    tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("an answer in time").unwrap().expect("an answer")
+    tokio::time::timeout(Duration::from_secs(10), stream.message())
+        .await
+        .expect("an answer in time")
+        .unwrap()
+        .expect("an answer")
 }
 
 fn serial_of(world: &AgentWorld, svid: &[u8]) -> String {
     let chain = [CertificateDer::from(svid.to_vec())];
-    verify_chain(&chain, &world.world.started.bundle.load(), world.world.clock.now()).unwrap().serial_hex().to_owned()
+    verify_chain(
+        &chain,
+        &world.world.started.bundle.load(),
+        world.world.clock.now(),
+    )
+    .unwrap()
+    .serial_hex()
+    .to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,9 +65,22 @@ async fn identity_arrives_rotates_and_goes() {
         Err(status) => status,
         Ok(stream) => stream.into_inner().message().await.unwrap_err(),
     };
-    assert_eq!((refused.code(), refused.message()), (Code::PermissionDenied, "no identity issued"));
-    let status = client.fetch_x509svid(X509svidRequest {}).await.map(|_| ()).unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "security header missing from request"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::PermissionDenied, "no identity issued")
+    );
+    let status = client
+        .fetch_x509svid(X509svidRequest {})
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (
+            Code::InvalidArgument,
+            "security header missing from request"
+        )
+    );
 
     let first = w.world.entry(&w.node, "/web", &[&me()]).await.unwrap();
     // The push is on its way.
@@ -57,15 +98,24 @@ async fn identity_arrives_rotates_and_goes() {
                 assert!(!svid.x509_svid_key.is_empty() && !svid.bundle.is_empty());
                 break stream;
             }
-            Err(status) if status.code() == Code::PermissionDenied => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(status) if status.code() == Code::PermissionDenied => rest(&w).await,
             other => panic!("{other:?}"),
         }
     };
     // A second entry reaches the open stream, and its deletion too.
     let second = w.world.entry(&w.node, "/api", &[&me()]).await.unwrap();
     let both = next(&mut stream).await;
-    assert_eq!(both.svids.iter().map(|s| s.spiffe_id.as_str()).collect::<Vec<_>>(), ["spiffe://example.org/web", "spiffe://example.org/api"]);
-    EntryClient::new(w.world.admin().await.unwrap()).batch_delete_entry(BatchDeleteEntryRequest { ids: vec![second] }).await.unwrap();
+    assert_eq!(
+        both.svids
+            .iter()
+            .map(|s| s.spiffe_id.as_str())
+            .collect::<Vec<_>>(),
+        ["spiffe://example.org/web", "spiffe://example.org/api"]
+    );
+    EntryClient::new(w.world.admin().await.unwrap())
+        .batch_delete_entry(BatchDeleteEntryRequest { ids: vec![second] })
+        .await
+        .unwrap();
     let one = next(&mut stream).await;
     assert_eq!(one.svids.len(), 1);
 
@@ -74,7 +124,9 @@ async fn identity_arrives_rotates_and_goes() {
     for _ in 0..10 {
         let answer = loop {
             w.world.hand.advance(Duration::from_secs(300));
-            if let Ok(answer) = tokio::time::timeout(Duration::from_millis(120), stream.message()).await {
+            if let Ok(answer) =
+                tokio::time::timeout(Duration::from_millis(120), stream.message()).await
+            {
                 break answer.unwrap().unwrap();
             }
         };
@@ -83,9 +135,17 @@ async fn identity_arrives_rotates_and_goes() {
     assert!(serials.len() >= 10, "{} certificates", serials.len());
     let records = w.world.records().await.unwrap();
     for serial in &serials {
-        assert!(records.iter().any(|r| r.contains(serial) && r.contains("\"instance\":\"process:")), "{serial} has its record, with its instance");
+        assert!(
+            records
+                .iter()
+                .any(|r| r.contains(serial) && r.contains("\"instance\":\"process:")),
+            "{serial} has its record, with its instance"
+        );
     }
-    EntryClient::new(w.world.admin().await.unwrap()).batch_delete_entry(BatchDeleteEntryRequest { ids: vec![first] }).await.unwrap();
+    EntryClient::new(w.world.admin().await.unwrap())
+        .batch_delete_entry(BatchDeleteEntryRequest { ids: vec![first] })
+        .await
+        .unwrap();
     let gone = tokio::time::timeout(Duration::from_secs(5), async {
         loop {
             match stream.message().await {
@@ -105,37 +165,107 @@ async fn tokens_and_bundles() {
     let w = AgentWorld::start().await.unwrap();
     w.world.entry(&w.node, "/web", &[&me()]).await.unwrap();
     let mut client = w.connect().await.unwrap();
-    let ask = |audience: &[&str]| workload(JwtsvidRequest { audience: audience.iter().map(ToString::to_string).collect(), spiffe_id: String::new() });
+    let ask = |audience: &[&str]| {
+        workload(JwtsvidRequest {
+            audience: audience.iter().map(ToString::to_string).collect(),
+            spiffe_id: String::new(),
+        })
+    };
     let mut tries = 0;
     let token = loop {
         match client.fetch_jwtsvid(ask(&["db"])).await {
             Ok(answer) => break answer.into_inner().svids.into_iter().next().unwrap(),
             Err(status) if status.code() == Code::PermissionDenied && tries < 200 => {
                 tries += 1;
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                rest(&w).await;
             }
             Err(status) => panic!("{status}"),
         }
     };
     let bundle = w.world.started.bundle.load();
-    UnverifiedJwt::parse(&token.svid).unwrap().verify(&bundle, &["db"], w.world.clock.now()).unwrap();
-    let again = client.fetch_jwtsvid(ask(&["db"])).await.unwrap().into_inner().svids.into_iter().next().unwrap();
-    assert_eq!(again.svid, token.svid, "served from the cache within half its life");
+    UnverifiedJwt::parse(&token.svid)
+        .unwrap()
+        .verify(&bundle, &["db"], w.world.clock.now())
+        .unwrap();
+    let again = client
+        .fetch_jwtsvid(ask(&["db"]))
+        .await
+        .unwrap()
+        .into_inner()
+        .svids
+        .into_iter()
+        .next()
+        .unwrap();
+    assert_eq!(
+        again.svid, token.svid,
+        "served from the cache within half its life"
+    );
     w.world.hand.advance(Duration::from_secs(200));
-    let fresh = client.fetch_jwtsvid(ask(&["db"])).await.unwrap().into_inner().svids.into_iter().next().unwrap();
+    let fresh = client
+        .fetch_jwtsvid(ask(&["db"]))
+        .await
+        .unwrap()
+        .into_inner()
+        .svids
+        .into_iter()
+        .next()
+        .unwrap();
     assert_ne!(fresh.svid, token.svid, "never past half its life");
-    assert_eq!(client.fetch_jwtsvid(ask(&[])).await.unwrap_err().message(), "audience must be specified");
+    assert_eq!(
+        client.fetch_jwtsvid(ask(&[])).await.unwrap_err().message(),
+        "audience must be specified"
+    );
 
-    let validate = |audience: &str, svid: &str| workload(ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() });
-    let valid = client.validate_jwtsvid(validate("db", &fresh.svid)).await.unwrap().into_inner();
+    let validate = |audience: &str, svid: &str| {
+        workload(ValidateJwtsvidRequest {
+            audience: audience.into(),
+            svid: svid.into(),
+        })
+    };
+    let valid = client
+        .validate_jwtsvid(validate("db", &fresh.svid))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(valid.spiffe_id, "spiffe://example.org/web");
-    for (audience, svid) in [("other", fresh.svid.as_str()), ("db", "x.y.z"), ("", fresh.svid.as_str()), ("db", "")] {
-        assert_eq!(client.validate_jwtsvid(validate(audience, svid)).await.unwrap_err().code(), Code::InvalidArgument);
+    for (audience, svid) in [
+        ("other", fresh.svid.as_str()),
+        ("db", "x.y.z"),
+        ("", fresh.svid.as_str()),
+        ("db", ""),
+    ] {
+        assert_eq!(
+            client
+                .validate_jwtsvid(validate(audience, svid))
+                .await
+                .unwrap_err()
+                .code(),
+            Code::InvalidArgument
+        );
     }
-    let x509 = client.fetch_x509_bundles(workload(X509BundlesRequest {})).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    let x509 = client
+        .fetch_x509_bundles(workload(X509BundlesRequest {}))
+        .await
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
     assert!(x509.bundles.contains_key("spiffe://example.org"));
-    let jwt = client.fetch_jwt_bundles(workload(JwtBundlesRequest {})).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    let jwt = client
+        .fetch_jwt_bundles(workload(JwtBundlesRequest {}))
+        .await
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .unwrap();
     let jwks = jwt.bundles.get("spiffe://example.org").unwrap();
-    assert!(!String::from_utf8_lossy(jwks).contains("x5c"), "C196: no keys of other uses");
+    assert!(
+        !String::from_utf8_lossy(jwks).contains("x5c"),
+        "C196: no keys of other uses"
+    );
     w.stop().await;
 }

@@ -45,9 +45,16 @@ fn seconds(d: Duration) -> i32 {
 
 /// An entry as SPIRE writes it, reduced to the mask. The id is always there.
 #[must_use]
-pub fn to_wire(e: &Entry, trust_domain: &TrustDomain, mask: Option<&types::EntryMask>) -> types::Entry {
+pub fn to_wire(
+    e: &Entry,
+    trust_domain: &TrustDomain,
+    mask: Option<&types::EntryMask>,
+) -> types::Entry {
     let m = mask.unwrap_or(&EVERYTHING);
-    let mut out = types::Entry { id: e.id().to_string(), ..Default::default() };
+    let mut out = types::Entry {
+        id: e.id().to_string(),
+        ..Default::default()
+    };
     if m.spiffe_id {
         out.spiffe_id = e.spiffe_id().exact().map(id::to_wire);
     }
@@ -61,7 +68,11 @@ pub fn to_wire(e: &Entry, trust_domain: &TrustDomain, mask: Option<&types::Entry
         out.x509_svid_ttl = seconds(e.x509_svid_ttl());
     }
     if m.federates_with {
-        out.federates_with = e.federates_with().iter().map(|t| t.as_str().to_owned()).collect();
+        out.federates_with = e
+            .federates_with()
+            .iter()
+            .map(|t| t.as_str().to_owned())
+            .collect();
     }
     if m.admin {
         out.admin = e.admin();
@@ -100,14 +111,18 @@ pub fn to_wire(e: &Entry, trust_domain: &TrustDomain, mask: Option<&types::Entry
 }
 
 fn ttl(field: &'static str, value: i32) -> Result<Duration, FieldError> {
-    u64::try_from(value).map(Duration::from_secs).map_err(|_| FieldError::new(field, value.to_string(), "is negative"))
+    u64::try_from(value)
+        .map(Duration::from_secs)
+        .map_err(|_| FieldError::new(field, value.to_string(), "is negative"))
 }
 
 fn time(field: &'static str, value: i64) -> Result<Option<Timestamp>, FieldError> {
     match value {
         0 => Ok(None),
         s if s < 0 => Err(FieldError::new(field, s.to_string(), "is negative")),
-        s => Timestamp::from_second(s).map(Some).map_err(|e| FieldError::new(field, s.to_string(), e)),
+        s => Timestamp::from_second(s)
+            .map(Some)
+            .map_err(|e| FieldError::new(field, s.to_string(), e)),
     }
 }
 
@@ -122,10 +137,18 @@ pub fn from_wire(e: &types::Entry) -> Result<EntrySpec, FieldError> {
     };
     let attributes = e.additional_attributes.unwrap_or_default();
     Ok(EntrySpec {
-        id: if e.id.is_empty() { None } else { Some(EntryId::parse(&e.id).map_err(|why| FieldError::new("id", &e.id, why))?) },
+        id: if e.id.is_empty() {
+            None
+        } else {
+            Some(EntryId::parse(&e.id).map_err(|why| FieldError::new("id", &e.id, why))?)
+        },
         spiffe_id: e.spiffe_id.as_ref().map(id::text).unwrap_or_default(),
         parent,
-        selectors: e.selectors.iter().map(|s| fact::selector_from_wire("selectors", s)).collect::<Result<_, _>>()?,
+        selectors: e
+            .selectors
+            .iter()
+            .map(|s| fact::selector_from_wire("selectors", s))
+            .collect::<Result<_, _>>()?,
         x509_svid_ttl: ttl("x509_svid_ttl", e.x509_svid_ttl)?,
         jwt_svid_ttl: ttl("jwt_svid_ttl", e.jwt_svid_ttl)?,
         federates_with: e.federates_with.clone(),
@@ -169,15 +192,25 @@ pub fn masked(old: EntrySpec, change: EntrySpec, mask: Option<&types::EntryMask>
 #[must_use]
 pub fn to_admin(e: &Entry, trust_domain: &TrustDomain) -> admin::Entry {
     let extras = admin::Extras {
-        spiffe_id_template: e.spiffe_id().exact().map_or_else(|| e.spiffe_id().as_str().to_owned(), |_| String::new()),
+        spiffe_id_template: e
+            .spiffe_id()
+            .exact()
+            .map_or_else(|| e.spiffe_id().as_str().to_owned(), |_| String::new()),
         owner: e.owner().to_owned(),
         purpose: e.purpose().to_owned(),
         labels: e.labels().iter().cloned().collect(),
         priority: e.priority(),
         node_shared: e.sharing() == Sharing::Node,
-        issuer: if let Parent::Issuer(i) = e.parent() { i.as_str().to_owned() } else { String::new() },
+        issuer: if let Parent::Issuer(i) = e.parent() {
+            i.as_str().to_owned()
+        } else {
+            String::new()
+        },
     };
-    admin::Entry { base: Some(to_wire(e, trust_domain, None)), extras: Some(extras) }
+    admin::Entry {
+        base: Some(to_wire(e, trust_domain, None)),
+        extras: Some(extras),
+    }
 }
 
 /// The fields of an entry from our admin API.
@@ -185,23 +218,43 @@ pub fn to_admin(e: &Entry, trust_domain: &TrustDomain) -> admin::Entry {
 /// # Errors
 /// Names the field that is malformed.
 pub fn from_admin(e: &admin::Entry) -> Result<EntrySpec, FieldError> {
-    let base = e.base.as_ref().ok_or_else(|| FieldError::new("base", "", "is missing"))?;
+    let base = e
+        .base
+        .as_ref()
+        .ok_or_else(|| FieldError::new("base", "", "is missing"))?;
     let mut spec = from_wire(base)?;
-    let Some(extras) = &e.extras else { return Ok(spec) };
+    let Some(extras) = &e.extras else {
+        return Ok(spec);
+    };
     if !extras.spiffe_id_template.is_empty() {
         if !spec.spiffe_id.is_empty() {
-            return Err(FieldError::new("spiffe_id_template", &extras.spiffe_id_template, "stands beside a spiffe_id; give one of them"));
+            return Err(FieldError::new(
+                "spiffe_id_template",
+                &extras.spiffe_id_template,
+                "stands beside a spiffe_id; give one of them",
+            ));
         }
         spec.spiffe_id.clone_from(&extras.spiffe_id_template);
     }
     if !extras.issuer.is_empty() {
-        spec.parent = Some(Parent::Issuer(IssuerId::parse(&extras.issuer).map_err(|why| FieldError::new("issuer", &extras.issuer, why))?));
+        spec.parent = Some(Parent::Issuer(
+            IssuerId::parse(&extras.issuer)
+                .map_err(|why| FieldError::new("issuer", &extras.issuer, why))?,
+        ));
     }
     spec.owner.clone_from(&extras.owner);
     spec.purpose.clone_from(&extras.purpose);
-    spec.labels = extras.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    spec.labels = extras
+        .labels
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     spec.priority = extras.priority;
-    spec.sharing = if extras.node_shared { Sharing::Node } else { Sharing::Instance };
+    spec.sharing = if extras.node_shared {
+        Sharing::Node
+    } else {
+        Sharing::Instance
+    };
     Ok(spec)
 }
 
@@ -210,7 +263,10 @@ pub fn from_admin(e: &admin::Entry) -> Result<EntrySpec, FieldError> {
 pub fn to_agent(e: &Entry, trust_domain: &TrustDomain) -> agent::AuthorizedEntry {
     agent::AuthorizedEntry {
         entry: Some(to_wire(e, trust_domain, None)),
-        spiffe_id_template: e.spiffe_id().exact().map_or_else(|| e.spiffe_id().as_str().to_owned(), |_| String::new()),
+        spiffe_id_template: e
+            .spiffe_id()
+            .exact()
+            .map_or_else(|| e.spiffe_id().as_str().to_owned(), |_| String::new()),
         node_shared: e.sharing() == Sharing::Node,
         priority: e.priority(),
     }
@@ -220,14 +276,24 @@ pub fn to_agent(e: &Entry, trust_domain: &TrustDomain) -> agent::AuthorizedEntry
 ///
 /// # Errors
 /// Names the field that is malformed.
-pub fn from_agent(e: &agent::AuthorizedEntry, trust_domain: &TrustDomain) -> Result<Arc<Entry>, FieldError> {
-    let base = e.entry.as_ref().ok_or_else(|| FieldError::new("entry", "", "is missing"))?;
+pub fn from_agent(
+    e: &agent::AuthorizedEntry,
+    trust_domain: &TrustDomain,
+) -> Result<Arc<Entry>, FieldError> {
+    let base = e
+        .entry
+        .as_ref()
+        .ok_or_else(|| FieldError::new("entry", "", "is missing"))?;
     let mut spec = from_wire(base)?;
     if !e.spiffe_id_template.is_empty() {
         spec.spiffe_id.clone_from(&e.spiffe_id_template);
     }
     spec.priority = e.priority;
-    spec.sharing = if e.node_shared { Sharing::Node } else { Sharing::Instance };
+    spec.sharing = if e.node_shared {
+        Sharing::Node
+    } else {
+        Sharing::Instance
+    };
     received(spec, base, trust_domain)
 }
 
@@ -241,10 +307,17 @@ pub fn from_server(e: &types::Entry, trust_domain: &TrustDomain) -> Result<Arc<E
     received(spec, e, trust_domain)
 }
 
-fn received(mut spec: EntrySpec, base: &types::Entry, trust_domain: &TrustDomain) -> Result<Arc<Entry>, FieldError> {
+fn received(
+    mut spec: EntrySpec,
+    base: &types::Entry,
+    trust_domain: &TrustDomain,
+) -> Result<Arc<Entry>, FieldError> {
     spec.revision = u64::try_from(base.revision_number).unwrap_or(0);
     spec.created_at = time("created_at", base.created_at)?.unwrap_or_default();
-    let id = spec.id.clone().ok_or_else(|| FieldError::new("id", "", "is missing"))?;
+    let id = spec
+        .id
+        .clone()
+        .ok_or_else(|| FieldError::new("id", "", "is missing"))?;
     // No filing: an agent's entries are few.
     Entry::new(spec, id, trust_domain).map(Arc::new)
 }
@@ -252,7 +325,9 @@ fn received(mut spec: EntrySpec, base: &types::Entry, trust_domain: &TrustDomain
 /// The digest of an agent's full set, by which drift is detected: over `id NUL revision NUL` in the order of ids.
 #[must_use]
 pub fn canonical<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Vec<u8> {
-    let mut all: Vec<(String, u64)> = entries.map(|e| (e.id().to_string(), e.revision())).collect();
+    let mut all: Vec<(String, u64)> = entries
+        .map(|e| (e.id().to_string(), e.revision()))
+        .collect();
     all.sort_unstable();
     all.dedup();
     let mut out = Vec::with_capacity(all.len() * 48);

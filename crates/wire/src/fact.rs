@@ -12,7 +12,11 @@ use crate::proto::{
 pub fn facts_to_wire(facts: &Facts) -> Vec<v1::Fact> {
     facts
         .iter()
-        .map(|f| v1::Fact { namespace: f.namespace().to_owned(), key: f.key().to_owned(), values: f.values().map(str::to_owned).collect() })
+        .map(|f| v1::Fact {
+            namespace: f.namespace().to_owned(),
+            key: f.key().to_owned(),
+            values: f.values().map(str::to_owned).collect(),
+        })
         .collect()
 }
 
@@ -33,7 +37,11 @@ pub fn facts_from_wire(facts: &[v1::Fact]) -> Result<Facts, FieldError> {
 #[must_use]
 pub fn instance_to_wire(instance: &Instance) -> v1::Instance {
     let kind = match instance {
-        Instance::Process { boot, pid, start } => Kind::Process(v1::Process { boot_id: boot.to_string(), pid: *pid, start_time: *start }),
+        Instance::Process { boot, pid, start } => Kind::Process(v1::Process {
+            boot_id: boot.to_string(),
+            pid: *pid,
+            start_time: *start,
+        }),
         Instance::Container(id) => Kind::Container(v1::Container { id: id.to_string() }),
         Instance::Node => Kind::Node(v1::Node {}),
     };
@@ -46,8 +54,10 @@ pub fn instance_to_wire(instance: &Instance) -> v1::Instance {
 /// Names what is wrong with it.
 pub fn instance_from_wire(instance: Option<&v1::Instance>) -> Result<Instance, FieldError> {
     match instance.and_then(|i| i.kind.as_ref()) {
-        Some(Kind::Process(p)) => Instance::process(&p.boot_id, p.pid, p.start_time).map_err(|why| FieldError::new("instance.process", "", why)),
-        Some(Kind::Container(c)) => Instance::container(&c.id).map_err(|why| FieldError::new("instance.container", &c.id, why)),
+        Some(Kind::Process(p)) => Instance::process(&p.boot_id, p.pid, p.start_time)
+            .map_err(|why| FieldError::new("instance.process", "", why)),
+        Some(Kind::Container(c)) => Instance::container(&c.id)
+            .map_err(|why| FieldError::new("instance.container", &c.id, why)),
         Some(Kind::Node(_)) => Ok(Instance::Node),
         None => Err(FieldError::new("instance", "", "is missing")),
     }
@@ -57,14 +67,20 @@ pub fn instance_from_wire(instance: Option<&v1::Instance>) -> Result<Instance, F
 #[must_use]
 pub fn selector_to_wire(selector: &str) -> types::Selector {
     let (kind, value) = selector.split_once(':').unwrap_or((selector, ""));
-    types::Selector { r#type: kind.to_owned(), value: value.to_owned() }
+    types::Selector {
+        r#type: kind.to_owned(),
+        value: value.to_owned(),
+    }
 }
 
 /// A selector from the wire, as `type:value`.
 ///
 /// # Errors
 /// Names what is wrong with it.
-pub fn selector_from_wire(field: &'static str, selector: &types::Selector) -> Result<String, FieldError> {
+pub fn selector_from_wire(
+    field: &'static str,
+    selector: &types::Selector,
+) -> Result<String, FieldError> {
     let text = format!("{}:{}", selector.r#type, selector.value);
     if selector.r#type.contains(':') {
         return Err(FieldError::new(field, &text, "has a type with a colon"));

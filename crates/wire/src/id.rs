@@ -8,7 +8,10 @@ use crate::proto::spire::api::types;
 /// An id as SPIRE writes it.
 #[must_use]
 pub fn to_wire(id: &SpiffeId) -> types::Spiffeid {
-    types::Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }
+    types::Spiffeid {
+        trust_domain: id.trust_domain_name().to_owned(),
+        path: id.path().to_owned(),
+    }
 }
 
 /// The text of a wire id, unchecked: `spiffe://TRUST-DOMAIN/PATH`.
@@ -21,11 +24,18 @@ pub fn text(id: &types::Spiffeid) -> String {
 ///
 /// # Errors
 /// Names the field and what is wrong with it.
-pub fn from_wire(field: &'static str, id: Option<&types::Spiffeid>) -> Result<SpiffeId, FieldError> {
+pub fn from_wire(
+    field: &'static str,
+    id: Option<&types::Spiffeid>,
+) -> Result<SpiffeId, FieldError> {
     let id = id.ok_or_else(|| FieldError::new(field, "", "is missing"))?;
     // SPIRE's paths begin with a slash; clients that leave it out are told, not repaired.
     if !id.path.is_empty() && !id.path.starts_with('/') {
-        return Err(FieldError::new(field, &id.path, "has a path without its leading slash"));
+        return Err(FieldError::new(
+            field,
+            &id.path,
+            "has a path without its leading slash",
+        ));
     }
     let text = text(id);
     SpiffeId::parse(&text).map_err(|e| FieldError::new(field, &text, e))

@@ -27,13 +27,19 @@ pub fn code(code: Code) -> tonic::Code {
 /// An item that went well.
 #[must_use]
 pub fn ok() -> types::Status {
-    types::Status { code: 0, message: "OK".to_owned() }
+    types::Status {
+        code: 0,
+        message: "OK".to_owned(),
+    }
 }
 
 /// An item's refusal, whole: for admins and for agents about what is theirs.
 #[must_use]
 pub fn item(denial: &Denial) -> types::Status {
-    types::Status { code: code(denial.code) as i32, message: denial.to_string() }
+    types::Status {
+        code: code(denial.code) as i32,
+        message: denial.to_string(),
+    }
 }
 
 /// A call's refusal. Where SPIRE's agents must know why, the detail they read is in `grpc-status-details-bin`.
@@ -47,12 +53,18 @@ pub fn call(denial: &Denial, message: String) -> tonic::Status {
         Reason::MustReattest => permission_denied_details::Reason::AgentMustReattest,
         _ => return tonic::Status::new(code(denial.code), message),
     };
-    let detail = PermissionDeniedDetails { reason: reason as i32 };
+    let detail = PermissionDeniedDetails {
+        reason: reason as i32,
+    };
     let Ok(any) = prost_types::Any::from_msg(&detail) else {
         return tonic::Status::new(code(denial.code), message);
     };
     // google.rpc.Status: code 1, message 2, details 3.
-    let status = RpcStatus { code: code(denial.code) as i32, message: message.clone(), details: vec![any] };
+    let status = RpcStatus {
+        code: code(denial.code) as i32,
+        message: message.clone(),
+        details: vec![any],
+    };
     tonic::Status::with_details(code(denial.code), message, status.encode_to_vec().into())
 }
 
@@ -60,7 +72,10 @@ pub fn call(denial: &Denial, message: String) -> tonic::Status {
 #[must_use]
 pub fn agent_reason(status: &tonic::Status) -> Option<Reason> {
     let rpc = RpcStatus::decode(status.details()).ok()?;
-    let detail = rpc.details.iter().find_map(|any| any.to_msg::<PermissionDeniedDetails>().ok())?;
+    let detail = rpc
+        .details
+        .iter()
+        .find_map(|any| any.to_msg::<PermissionDeniedDetails>().ok())?;
     match permission_denied_details::Reason::try_from(detail.reason).ok()? {
         permission_denied_details::Reason::AgentExpired => Some(Reason::Expired),
         permission_denied_details::Reason::AgentNotAttested => Some(Reason::NotAttested),

@@ -19,8 +19,14 @@ impl Task for Health {
     const EVERY: Duration = Duration::from_secs(1);
 
     async fn tick(&mut self, _: Timestamp) -> Result<Outcome, TaskError> {
-        let well = self.core.ledger.healthy().is_none() && self.core.check_time().is_ok() && issue::can_issue(&self.core);
-        let status = if well { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let well = self.core.ledger.healthy().is_none()
+            && self.core.check_time().is_ok()
+            && issue::can_issue(&self.core);
+        let status = if well {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         // The empty name is the server as a whole, the only one SPIRE's tools ask for.
         self.reporter.set_service_status("", status).await;
         Ok(Outcome::Idle)

@@ -40,73 +40,129 @@ pub(crate) struct Door(pub(crate) Arc<Core>);
 type Pushed = Pin<Box<dyn Stream<Item = Result<api::WatchResponse, Status>> + Send>>;
 
 fn ask(w: &api::Wanted) -> Result<Ask, Denial> {
-    let entry = EntryId::parse(&w.entry_id).map_err(|why| FieldError::new("entry_id", &w.entry_id, why))?;
+    let entry =
+        EntryId::parse(&w.entry_id).map_err(|why| FieldError::new("entry_id", &w.entry_id, why))?;
     let facts = fact::facts_from_wire(&w.facts)?;
     let instance = fact::instance_from_wire(w.instance.as_ref())?;
     let what = match &w.what {
         Some(api::wanted::What::Csr(csr)) => What::X509(subject_key(csr)?),
         Some(api::wanted::What::Jwt(jwt)) => What::Jwt(audience(jwt.audience.clone())?),
-        None => return Err(Denial::field("what", "neither a CSR nor an audience was given")),
+        None => {
+            return Err(Denial::field(
+                "what",
+                "neither a CSR nor an audience was given",
+            ));
+        }
     };
     let correlation = match w.correlation_id.as_str() {
         "" => None,
-        text => Some(CorrelationId::parse(text).map_err(|why| FieldError::new("correlation_id", text, why))?),
+        text => Some(
+            CorrelationId::parse(text)
+                .map_err(|why| FieldError::new("correlation_id", text, why))?,
+        ),
     };
-    Ok(Ask { entry, shown: Shown::Facts(facts, instance), what, correlation })
+    Ok(Ask {
+        entry,
+        shown: Shown::Facts(facts, instance),
+        what,
+        correlation,
+    })
 }
 
 #[tonic::async_trait]
 impl AgentLink for Door {
-    async fn issue(&self, request: Request<api::IssueRequest>) -> Result<Response<api::IssueResponse>, Status> {
-        let Caller::Agent { node, serial, .. } = guard::agent(&request)? else { return Err(Status::internal("no agent")) };
+    async fn issue(
+        &self,
+        request: Request<api::IssueRequest>,
+    ) -> Result<Response<api::IssueResponse>, Status> {
+        let Caller::Agent { node, serial, .. } = guard::agent(&request)? else {
+            return Err(Status::internal("no agent"));
+        };
         let wanted = request.into_inner().wanted;
         if wanted.len() > BATCH {
-            return Err(Status::invalid_argument(format!("wanted: {} asks in one call; at most {BATCH} are taken", wanted.len())));
+            return Err(Status::invalid_argument(format!(
+                "wanted: {} asks in one call; at most {BATCH} are taken",
+                wanted.len()
+            )));
         }
-        let issued = issue(&self.0, &node, &serial, wanted.iter().map(ask).collect()).await.map_err(|d| refusal(&d))?;
+        let issued = issue(&self.0, &node, &serial, wanted.iter().map(ask).collect())
+            .await
+            .map_err(|d| refusal(&d))?;
         let snapshot = self.0.ledger.snapshot();
-        let hint = |w: &api::Wanted| EntryId::parse(&w.entry_id).ok().and_then(|id| snapshot.entry(&id).map(|e| e.hint().to_owned())).unwrap_or_default();
-        let outcomes = issued.outcomes.into_iter().zip(&wanted).map(|(outcome, w)| match outcome {
-            Ok(Credential::X509(svid)) => api::Outcome {
-                status: Some(status::ok()),
-                issued_at: svid.issued_at.as_second(),
-                credential: Some(api::outcome::Credential::X509(x509_to_wire(svid, hint(w)))),
-                ..Default::default()
-            },
-            Ok(Credential::Jwt(jwt)) => api::Outcome {
-                status: Some(status::ok()),
-                issued_at: jwt.issued_at.as_second(),
-                credential: Some(api::outcome::Credential::Jwt(types::Jwtsvid {
-                    token: jwt.token,
-                    id: Some(id::to_wire(&jwt.id)),
-                    expires_at: jwt.expires_at.as_second(),
+        let hint = |w: &api::Wanted| {
+            EntryId::parse(&w.entry_id)
+                .ok()
+                .and_then(|id| snapshot.entry(&id).map(|e| e.hint().to_owned()))
+                .unwrap_or_default()
+        };
+        let outcomes = issued
+            .outcomes
+            .into_iter()
+            .zip(&wanted)
+            .map(|(outcome, w)| match outcome {
+                Ok(Credential::X509(svid)) => api::Outcome {
+                    status: Some(status::ok()),
+                    issued_at: svid.issued_at.as_second(),
+                    credential: Some(api::outcome::Credential::X509(x509_to_wire(svid, hint(w)))),
+                    ..Default::default()
+                },
+                Ok(Credential::Jwt(jwt)) => api::Outcome {
+                    status: Some(status::ok()),
                     issued_at: jwt.issued_at.as_second(),
-                    hint: hint(w),
-                })),
-                ..Default::default()
-            },
-            Err(denial) => api::Outcome {
-                decision_id: denial.decision.map(|d| d.to_string()).unwrap_or_default(),
-                status: Some(status::item(&denial)),
-                ..Default::default()
-            },
-        });
-        Ok(Response::new(api::IssueResponse { outcomes: outcomes.collect(), missed: issued.missed.iter().map(ToString::to_string).collect() }))
+                    credential: Some(api::outcome::Credential::Jwt(types::Jwtsvid {
+                        token: jwt.token,
+                        id: Some(id::to_wire(&jwt.id)),
+                        expires_at: jwt.expires_at.as_second(),
+                        issued_at: jwt.issued_at.as_second(),
+                        hint: hint(w),
+                    })),
+                    ..Default::default()
+                },
+                Err(denial) => api::Outcome {
+                    decision_id: denial.decision.map(|d| d.to_string()).unwrap_or_default(),
+                    status: Some(status::item(&denial)),
+                    ..Default::default()
+                },
+            });
+        Ok(Response::new(api::IssueResponse {
+            outcomes: outcomes.collect(),
+            missed: issued.missed.iter().map(ToString::to_string).collect(),
+        }))
     }
 
-    async fn ended(&self, request: Request<api::EndedRequest>) -> Result<Response<api::EndedResponse>, Status> {
+    async fn ended(
+        &self,
+        request: Request<api::EndedRequest>,
+    ) -> Result<Response<api::EndedResponse>, Status> {
         let caller = guard::agent(&request)?;
-        let Caller::Agent { node, .. } = &caller else { return Err(Status::internal("no agent")) };
+        let Caller::Agent { node, .. } = &caller else {
+            return Err(Status::internal("no agent"));
+        };
         let endings = request.into_inner().endings;
         if endings.len() > ENDINGS {
-            return Err(Status::invalid_argument(format!("endings: {} in one call; at most {ENDINGS} are taken", endings.len())));
+            return Err(Status::invalid_argument(format!(
+                "endings: {} in one call; at most {ENDINGS} are taken",
+                endings.len()
+            )));
         }
         let mut statuses = Vec::with_capacity(endings.len());
         for ending in endings {
-            let done = match fact::instance_from_wire(ending.instance.as_ref()).map_err(Denial::from) {
-                Ok(instance) => ended::ended(&self.0, &caller, node, Ending { instance, credentials: ending.credential_ids }).await,
-                Err(denial) => Err(denial),
-            };
+            let done =
+                match fact::instance_from_wire(ending.instance.as_ref()).map_err(Denial::from) {
+                    Ok(instance) => {
+                        ended::ended(
+                            &self.0,
+                            &caller,
+                            node,
+                            Ending {
+                                instance,
+                                credentials: ending.credential_ids,
+                            },
+                        )
+                        .await
+                    }
+                    Err(denial) => Err(denial),
+                };
             statuses.push(done.map_or_else(|d| status::item(&d), |()| status::ok()));
         }
         Ok(Response::new(api::EndedResponse { statuses }))
@@ -115,17 +171,35 @@ impl AgentLink for Door {
     type WatchStream = Pushed;
 
     async fn watch(&self, request: Request<api::WatchRequest>) -> Result<Response<Pushed>, Status> {
-        let Caller::Agent { node, expires_at, .. } = guard::agent(&request)? else { return Err(Status::internal("no agent")) };
+        let Caller::Agent {
+            node, expires_at, ..
+        } = guard::agent(&request)?
+        else {
+            return Err(Status::internal("no agent"));
+        };
         let snapshot = self.0.ledger.snapshot();
-        let registered = self.0.wakes.register(node.id.clone(), node.selectors(), snapshot.parents_of(&node));
-        let watch = Watch { core: Arc::clone(&self.0), node, expires_at, registered, sent: None };
-        Ok(Response::new(Box::pin(futures::stream::unfold(Some(watch), |watch| async move {
-            let mut watch = watch?;
-            match watch.next().await {
-                Ok(update) => Some((Ok(update), Some(watch))),
-                Err(status) => Some((Err(status), None)),
-            }
-        }))))
+        let registered = self.0.wakes.register(
+            node.id.clone(),
+            node.selectors(),
+            snapshot.parents_of(&node),
+        );
+        let watch = Watch {
+            core: Arc::clone(&self.0),
+            node,
+            expires_at,
+            registered,
+            sent: None,
+        };
+        Ok(Response::new(Box::pin(futures::stream::unfold(
+            Some(watch),
+            |watch| async move {
+                let mut watch = watch?;
+                match watch.next().await {
+                    Ok(update) => Some((Ok(update), Some(watch))),
+                    Err(status) => Some((Err(status), None)),
+                }
+            },
+        ))))
     }
 }
 
@@ -161,7 +235,11 @@ impl Watch {
             let parents = snapshot.parents_of(&node);
             self.registered.shows(watched(&snapshot, &parents));
             let update = self.update(&snapshot, &parents);
-            if first || update.bundle.is_some() || !update.put.is_empty() || !update.removed.is_empty() {
+            if first
+                || update.bundle.is_some()
+                || !update.put.is_empty()
+                || !update.removed.is_empty()
+            {
                 return Ok(update);
             }
         }
@@ -171,21 +249,41 @@ impl Watch {
     fn standing(&mut self, snapshot: &Snapshot) -> Result<Arc<Node>, Status> {
         let gone = |d: Denial| refusal(&d);
         let node = snapshot.node(&self.node.id).ok_or_else(|| {
-            gone(Denial::new(attesta_model::Code::PermissionDenied, attesta_model::Reason::NotAttested, "the node was evicted"))
+            gone(Denial::new(
+                attesta_model::Code::PermissionDenied,
+                attesta_model::Reason::NotAttested,
+                "the node was evicted",
+            ))
         })?;
         if node.banned {
-            return Err(gone(Denial::new(attesta_model::Code::PermissionDenied, attesta_model::Reason::Banned, "the node is banned")));
+            return Err(gone(Denial::new(
+                attesta_model::Code::PermissionDenied,
+                attesta_model::Reason::Banned,
+                "the node is banned",
+            )));
         }
         if node.valid_from > self.node.valid_from {
-            return Err(gone(Denial::new(attesta_model::Code::PermissionDenied, attesta_model::Reason::NotActive, "the node attested anew; this certificate was replaced")));
+            return Err(gone(Denial::new(
+                attesta_model::Code::PermissionDenied,
+                attesta_model::Reason::NotActive,
+                "the node attested anew; this certificate was replaced",
+            )));
         }
         Ok(Arc::clone(node))
     }
 
-    fn update(&mut self, snapshot: &Snapshot, parents: &[attesta_model::Parent]) -> api::WatchResponse {
+    fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        parents: &[attesta_model::Parent],
+    ) -> api::WatchResponse {
         let full = self.sent.is_none();
         let sent = self.sent.get_or_insert_default();
-        let mut out = api::WatchResponse { revision: snapshot.revision().0, full, ..Default::default() };
+        let mut out = api::WatchResponse {
+            revision: snapshot.revision().0,
+            full,
+            ..Default::default()
+        };
         let mut now = HashMap::with_capacity(sent.entries.len());
         let mut all = Vec::new();
         for e in snapshot.authorized(parents) {
@@ -197,12 +295,23 @@ impl Watch {
             now.insert(e.id().clone(), mark);
             all.push(Arc::clone(e));
         }
-        out.removed = sent.entries.keys().filter(|id| !now.contains_key(*id)).map(ToString::to_string).collect();
-        out.digest = digest(&SHA256, &entry::canonical(all.iter())).as_ref().to_vec();
+        out.removed = sent
+            .entries
+            .keys()
+            .filter(|id| !now.contains_key(*id))
+            .map(ToString::to_string)
+            .collect();
+        out.digest = digest(&SHA256, &entry::canonical(all.iter()))
+            .as_ref()
+            .to_vec();
         sent.entries = now;
         if full || sent.bundle != snapshot.bundle_revision() {
             sent.bundle = snapshot.bundle_revision();
-            out.bundle = Some(bundle::to_wire(snapshot, refresh_hint(&self.core.lifetimes), None));
+            out.bundle = Some(bundle::to_wire(
+                snapshot,
+                refresh_hint(&self.core.lifetimes),
+                None,
+            ));
         }
         out
     }

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use attesta_attest::node::{Proven, attested};
 use attesta_authority::{Credential, IssuedX509, Prepared, SubjectKey};
 use attesta_model::{
-    Action, Actor, Attested, Change, Code, Denial, Node, Object, Once, OnceHolder, Outcome, Plan, Reason, Record, Request, Snapshot, request::serial_time,
+    Action, Actor, Attested, Change, Code, Denial, Node, Object, Once, OnceHolder, Outcome, Plan,
+    Reason, Record, Request, Snapshot, request::serial_time,
 };
 use attesta_policy::{About, Want};
 use attesta_spiffe::SpiffeId;
@@ -24,7 +25,13 @@ pub(crate) struct Admitted {
 }
 
 /// Admits a node whose evidence verified.
-pub(crate) async fn admit(core: &Arc<Core>, attestor: &'static str, proven: Proven, key: SubjectKey, actor: Actor) -> Result<Admitted, Denial> {
+pub(crate) async fn admit(
+    core: &Arc<Core>,
+    attestor: &'static str,
+    proven: Proven,
+    key: SubjectKey,
+    actor: Actor,
+) -> Result<Admitted, Denial> {
     core.check_time()?;
     let can_reattest = proven.can_reattest;
     let (id, evidence) = attested(&core.trust_domain, attestor, proven).map_err(Denial::from)?;
@@ -34,19 +41,47 @@ pub(crate) async fn admit(core: &Arc<Core>, attestor: &'static str, proven: Prov
     let once = evidence.once.as_ref().map(|o| (once_key(o), holder));
     let command = {
         let (core, request, id) = (Arc::clone(core), request.clone(), id.clone());
-        let command = Command { core, request, id, evidence, attestor, can_reattest, key, drawn, holder };
+        let command = Command {
+            core,
+            request,
+            id,
+            evidence,
+            attestor,
+            can_reattest,
+            key,
+            drawn,
+            holder,
+        };
         move |snapshot: &Snapshot, used: Used| command.plan(snapshot, &used)
     };
-    let committed = core.ledger.commit(once, command).await.map_err(|d| d.with_decision(request.decision))?;
-    let prepared = committed.value.map_err(|d| d.with_decision(request.decision))?;
-    let receipt = committed.receipts.into_iter().next().ok_or_else(|| Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt"))?;
+    let committed = core
+        .ledger
+        .commit(once, command)
+        .await
+        .map_err(|d| d.with_decision(request.decision))?;
+    let prepared = committed
+        .value
+        .map_err(|d| d.with_decision(request.decision))?;
+    let receipt =
+        committed.receipts.into_iter().next().ok_or_else(|| {
+            Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt")
+        })?;
     match core.ring.load().sign(prepared, receipt).await? {
         Credential::X509(svid) => {
             core.failpoints.hit(AFTER_SIGN);
-            core.seen.certificate(&id, svid.credential.clone(), svid.expires_at);
-            Ok(Admitted { id, svid, can_reattest })
+            core.seen
+                .certificate(&id, svid.credential.clone(), svid.expires_at);
+            Ok(Admitted {
+                id,
+                svid,
+                can_reattest,
+            })
         }
-        Credential::Jwt(_) => Err(Denial::new(Code::Internal, Reason::Signing, "a node's certificate came out as a token")),
+        Credential::Jwt(_) => Err(Denial::new(
+            Code::Internal,
+            Reason::Signing,
+            "a node's certificate came out as a token",
+        )),
     }
 }
 
@@ -64,7 +99,11 @@ struct Command {
 
 impl Command {
     /// The whole on one snapshot. A refusal of someone who proved something is a record too.
-    fn plan(&self, snapshot: &Snapshot, used: &Used) -> Result<Plan<Result<Prepared, Denial>>, Denial> {
+    fn plan(
+        &self,
+        snapshot: &Snapshot,
+        used: &Used,
+    ) -> Result<Plan<Result<Prepared, Denial>>, Denial> {
         let complete = |mut record: Record| {
             record = record.about(&self.evidence);
             // A join token's node is named by the token: one that was not used up stays out of the log.
@@ -77,13 +116,16 @@ impl Command {
             record
         };
         match self.admit(snapshot, used) {
-            Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(complete(Record::denied(&self.request, &denial)))),
+            Err(denial) => Ok(Plan::answer(Err(denial.clone()))
+                .record(complete(Record::denied(&self.request, &denial)))),
             Ok((prepared, record, node, retry)) => {
                 let mut record = prepared.describe(complete(record));
                 record.retry = retry;
                 let object = Object::Node(Arc::new(node));
                 record.changes = vec![(object.key(), true)];
-                let mut plan = Plan::answer(Ok(prepared)).change(Change::Put(object)).record(record);
+                let mut plan = Plan::answer(Ok(prepared))
+                    .change(Change::Put(object))
+                    .record(record);
                 if let (Some(once), false) = (&self.evidence.once, retry) {
                     if let Once::Issued(hash) = once {
                         plan = plan.change(Change::Delete(attesta_model::ObjectKey::Token(*hash)));
@@ -95,27 +137,44 @@ impl Command {
         }
     }
 
-    fn admit(&self, snapshot: &Snapshot, used: &Used) -> Result<(Prepared, Record, Node, bool), Denial> {
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        used: &Used,
+    ) -> Result<(Prepared, Record, Node, bool), Denial> {
         let retry = self.check_once(snapshot, used)?;
         let known = snapshot.node(&self.id);
-        let refuse = |reason, why: &str| Denial::new(Code::PermissionDenied, reason, why).with_rule(self.attestor);
+        let refuse = |reason, why: &str| {
+            Denial::new(Code::PermissionDenied, reason, why).with_rule(self.attestor)
+        };
         if known.is_some_and(|n| n.banned) {
             return Err(refuse(Reason::Banned, "failed to attest: agent is banned"));
         }
         // Trust on first use: what cannot attest again is refused a second time, unless the first answer was lost.
         if known.is_some() && !self.can_reattest && !retry {
-            return Err(refuse(Reason::Replay, "failed to attest: the attestation data has already been used to attest an agent")
-                .with_hint("evict the agent first if this node is to take its place"));
+            return Err(refuse(
+                Reason::Replay,
+                "failed to attest: the attestation data has already been used to attest an agent",
+            )
+            .with_hint("evict the agent first if this node is to take its place"));
         }
         let about = About::Node {
             id: &self.id,
             attestor: self.attestor,
             facts: &self.evidence.facts,
             known: known.map(AsRef::as_ref),
-            want: Want::X509 { ttl: self.core.agent_ttl, dns_names: Vec::new() },
+            want: Want::X509 {
+                ttl: self.core.agent_ttl,
+                dns_names: Vec::new(),
+            },
         };
         let (permit, record) = self.core.decide(&self.request, about)?;
-        let prepared = self.core.ring.load().prepare_x509(permit, &self.key, &self.drawn, known.map(|n| n.valid_from))?;
+        let prepared = self.core.ring.load().prepare_x509(
+            permit,
+            &self.key,
+            &self.drawn,
+            known.map(|n| n.valid_from),
+        )?;
         let serial = prepared.credential().as_str().to_owned();
         let node = Node {
             id: self.id.clone(),
@@ -134,17 +193,33 @@ impl Command {
 
     /// Whether this is the same evidence again by the same key, whose first answer was lost.
     fn check_once(&self, snapshot: &Snapshot, used: &Used) -> Result<bool, Denial> {
-        let Some(once) = &self.evidence.once else { return Ok(false) };
-        let spent = || Denial::new(Code::InvalidArgument, Reason::TokenUnknown, "failed to attest: join token does not exist or has already been used");
+        let Some(once) = &self.evidence.once else {
+            return Ok(false);
+        };
+        let spent = || {
+            Denial::new(
+                Code::InvalidArgument,
+                Reason::TokenUnknown,
+                "failed to attest: join token does not exist or has already been used",
+            )
+        };
         match used {
-            Used::ByYou { at } if self.request.at.duration_since(*at).unsigned_abs() <= RETRY => Ok(true),
-            Used::ByYou { .. } | Used::ByAnother { .. } => Err(spent().with_hint("generate a new token: attesta token generate")),
+            Used::ByYou { at } if self.request.at.duration_since(*at).unsigned_abs() <= RETRY => {
+                Ok(true)
+            }
+            Used::ByYou { .. } | Used::ByAnother { .. } => {
+                Err(spent().with_hint("generate a new token: attesta token generate"))
+            }
             Used::No => match once {
                 Once::Fresh { .. } => Ok(false),
                 Once::Issued(hash) => {
                     let token = snapshot.token(hash).ok_or_else(spent)?;
                     if token.expires_at <= self.request.at {
-                        return Err(Denial::new(Code::InvalidArgument, Reason::TokenExpired, "join token expired"));
+                        return Err(Denial::new(
+                            Code::InvalidArgument,
+                            Reason::TokenExpired,
+                            "join token expired",
+                        ));
                     }
                     Ok(false)
                 }

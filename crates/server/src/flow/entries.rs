@@ -4,7 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use attesta_authority::draw;
 use attesta_model::{
-    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, Object, ObjectKey, Parent, Plan, Reason, Record, Request, Selectors, Snapshot,
+    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, Object, ObjectKey, Parent, Plan,
+    Reason, Record, Request, Selectors, Snapshot,
 };
 use attesta_policy::About;
 
@@ -25,7 +26,10 @@ pub(crate) struct Refused {
 
 impl From<Denial> for Refused {
     fn from(denial: Denial) -> Self {
-        Self { denial, existing: None }
+        Self {
+            denial,
+            existing: None,
+        }
     }
 }
 
@@ -47,13 +51,20 @@ impl Reach {
 
 fn too_many(n: usize) -> Result<(), Denial> {
     if n > BATCH {
-        return Err(Denial::field("entries", format!("{n} items in one call; at most {BATCH} are taken")));
+        return Err(Denial::field(
+            "entries",
+            format!("{n} items in one call; at most {BATCH} are taken"),
+        ));
     }
     Ok(())
 }
 
 /// Creates entries.
-pub(crate) async fn create(core: &Arc<Core>, caller: &Caller, specs: Vec<Result<EntrySpec, Denial>>) -> Result<Vec<Answer>, Denial> {
+pub(crate) async fn create(
+    core: &Arc<Core>,
+    caller: &Caller,
+    specs: Vec<Result<EntrySpec, Denial>>,
+) -> Result<Vec<Answer>, Denial> {
     too_many(specs.len())?;
     let request = core.request(caller.actor(), Action::EntryCreate)?;
     let mut drafts = Vec::with_capacity(specs.len());
@@ -67,11 +78,17 @@ pub(crate) async fn create(core: &Arc<Core>, caller: &Caller, specs: Vec<Result<
                     Some(id) => id,
                     None => EntryId::Uuid(draw::uuid(request.at)?.into_bytes()),
                 };
-                check_federation(&spec).and_then(|()| Entry::new(spec, id, &core.trust_domain).map_err(Denial::from)).map(Arc::new)
+                check_federation(&spec)
+                    .and_then(|()| Entry::new(spec, id, &core.trust_domain).map_err(Denial::from))
+                    .map(Arc::new)
             }
         });
     }
-    let batch = Batch { core: Arc::clone(core), request, decisions: core.request_ids(drafts.len())? };
+    let batch = Batch {
+        core: Arc::clone(core),
+        request,
+        decisions: core.request_ids(drafts.len())?,
+    };
     let committed = core
         .ledger
         .commit(None, move |snapshot, _| {
@@ -94,10 +111,19 @@ pub(crate) async fn create(core: &Arc<Core>, caller: &Caller, specs: Vec<Result<
 }
 
 /// Changes entries by id.
-pub(crate) async fn update(core: &Arc<Core>, caller: &Caller, updates: Vec<Result<(EntryId, Update), Denial>>, reach: Reach) -> Result<Vec<Answer>, Denial> {
+pub(crate) async fn update(
+    core: &Arc<Core>,
+    caller: &Caller,
+    updates: Vec<Result<(EntryId, Update), Denial>>,
+    reach: Reach,
+) -> Result<Vec<Answer>, Denial> {
     too_many(updates.len())?;
     let request = core.request(caller.actor(), Action::EntryUpdate)?;
-    let batch = Batch { core: Arc::clone(core), request, decisions: core.request_ids(updates.len())? };
+    let batch = Batch {
+        core: Arc::clone(core),
+        request,
+        decisions: core.request_ids(updates.len())?,
+    };
     let committed = core
         .ledger
         .commit(None, move |snapshot, _| {
@@ -107,7 +133,10 @@ pub(crate) async fn update(core: &Arc<Core>, caller: &Caller, updates: Vec<Resul
                 let answer = match item {
                     Err(denial) => Err(Refused::from(denial.clone())),
                     Ok((id, change)) => {
-                        let old = fresh.get(id).or_else(|| snapshot.entry(id)).filter(|e| reach.sees(e));
+                        let old = fresh
+                            .get(id)
+                            .or_else(|| snapshot.entry(id))
+                            .filter(|e| reach.sees(e));
                         match old {
                             None => Err(Denial::not_found("entry not found").into()),
                             Some(old) => batch.update(i, old, change, snapshot, &mut plan),
@@ -126,10 +155,19 @@ pub(crate) async fn update(core: &Arc<Core>, caller: &Caller, updates: Vec<Resul
 }
 
 /// Deletes entries by id.
-pub(crate) async fn delete(core: &Arc<Core>, caller: &Caller, ids: Vec<Result<EntryId, Denial>>, reach: Reach) -> Result<Vec<Answer>, Denial> {
+pub(crate) async fn delete(
+    core: &Arc<Core>,
+    caller: &Caller,
+    ids: Vec<Result<EntryId, Denial>>,
+    reach: Reach,
+) -> Result<Vec<Answer>, Denial> {
     too_many(ids.len())?;
     let request = core.request(caller.actor(), Action::EntryDelete)?;
-    let batch = Batch { core: Arc::clone(core), request, decisions: core.request_ids(ids.len())? };
+    let batch = Batch {
+        core: Arc::clone(core),
+        request,
+        decisions: core.request_ids(ids.len())?,
+    };
     let committed = core
         .ledger
         .commit(None, move |snapshot, _| {
@@ -138,14 +176,29 @@ pub(crate) async fn delete(core: &Arc<Core>, caller: &Caller, ids: Vec<Result<En
             for (i, id) in ids.iter().enumerate() {
                 let answer = match id {
                     Err(denial) => Err(Refused::from(denial.clone())),
-                    Ok(id) => match snapshot.entry(id).filter(|e| reach.sees(e) && !gone.contains(id)) {
+                    Ok(id) => match snapshot
+                        .entry(id)
+                        .filter(|e| reach.sees(e) && !gone.contains(id))
+                    {
                         None => Err(Denial::not_found("entry not found").into()),
                         Some(entry) => {
                             let change = Change::Delete(ObjectKey::Entry(id.clone()));
-                            batch.decide(i, About::Entry { entry, before: None }, entry, change, snapshot, &mut plan).map(|()| {
-                                gone.push(id.clone());
-                                Arc::clone(entry)
-                            })
+                            batch
+                                .decide(
+                                    i,
+                                    About::Entry {
+                                        entry,
+                                        before: None,
+                                    },
+                                    entry,
+                                    change,
+                                    snapshot,
+                                    &mut plan,
+                                )
+                                .map(|()| {
+                                    gone.push(id.clone());
+                                    Arc::clone(entry)
+                                })
                         }
                     },
                 };
@@ -161,15 +214,26 @@ pub(crate) async fn delete(core: &Arc<Core>, caller: &Caller, ids: Vec<Result<En
 fn check_federation(spec: &EntrySpec) -> Result<(), Denial> {
     match spec.federates_with.first() {
         None => Ok(()),
-        Some(name) => Err(Denial::new(Code::FailedPrecondition, Reason::NotFound, format!("no bundle of trust domain {:?} is held", attesta_model::text::bounded(name, 255)))
-            .with_attribute("federates_with")),
+        Some(name) => Err(Denial::new(
+            Code::FailedPrecondition,
+            Reason::NotFound,
+            format!(
+                "no bundle of trust domain {:?} is held",
+                attesta_model::text::bounded(name, 255)
+            ),
+        )
+        .with_attribute("federates_with")),
     }
 }
 
 type Similar = (Parent, String, Selectors);
 
 fn similar(entry: &Entry) -> Similar {
-    (entry.parent().clone(), entry.spiffe_id().as_str().to_owned(), entry.selectors().clone())
+    (
+        entry.parent().clone(),
+        entry.spiffe_id().as_str().to_owned(),
+        entry.selectors().clone(),
+    )
 }
 
 struct Batch {
@@ -179,34 +243,84 @@ struct Batch {
 }
 
 impl Batch {
-    fn create(&self, i: usize, entry: &Arc<Entry>, snapshot: &Snapshot, fresh: &HashMap<Similar, Arc<Entry>>, plan: &mut Plan<Vec<Answer>>) -> Answer {
-        if let Some(existing) = fresh.get(&similar(entry)).or_else(|| snapshot.similar(entry)) {
+    fn create(
+        &self,
+        i: usize,
+        entry: &Arc<Entry>,
+        snapshot: &Snapshot,
+        fresh: &HashMap<Similar, Arc<Entry>>,
+        plan: &mut Plan<Vec<Answer>>,
+    ) -> Answer {
+        if let Some(existing) = fresh
+            .get(&similar(entry))
+            .or_else(|| snapshot.similar(entry))
+        {
             return Err(exists("similar entry already exists", existing));
         }
-        if let Some(existing) = snapshot.entry(entry.id()).or_else(|| fresh.values().find(|e| e.id() == entry.id())) {
+        if let Some(existing) = snapshot
+            .entry(entry.id())
+            .or_else(|| fresh.values().find(|e| e.id() == entry.id()))
+        {
             return Err(exists("entry with this id already exists", existing));
         }
         let change = Change::Put(Object::Entry(Arc::clone(entry)));
-        self.decide(i, About::Entry { entry, before: None }, entry, change, snapshot, plan)?;
+        self.decide(
+            i,
+            About::Entry {
+                entry,
+                before: None,
+            },
+            entry,
+            change,
+            snapshot,
+            plan,
+        )?;
         Ok(Arc::clone(entry))
     }
 
-    fn update(&self, i: usize, old: &Arc<Entry>, change: &Update, snapshot: &Snapshot, plan: &mut Plan<Vec<Answer>>) -> Answer {
+    fn update(
+        &self,
+        i: usize,
+        old: &Arc<Entry>,
+        change: &Update,
+        snapshot: &Snapshot,
+        plan: &mut Plan<Vec<Answer>>,
+    ) -> Answer {
         let mut spec = change(old.spec());
         spec.revision = old.revision().saturating_add(1);
         spec.created_at = old.created_at();
         check_federation(&spec)?;
-        let entry = Arc::new(Entry::new(spec, old.id().clone(), &self.core.trust_domain).map_err(Denial::from)?);
+        let entry = Arc::new(
+            Entry::new(spec, old.id().clone(), &self.core.trust_domain).map_err(Denial::from)?,
+        );
         if let Some(existing) = snapshot.similar(&entry).filter(|e| e.id() != entry.id()) {
             return Err(exists("similar entry already exists", existing));
         }
         let change = Change::Put(Object::Entry(Arc::clone(&entry)));
-        self.decide(i, About::Entry { entry: &entry, before: Some(old) }, &entry, change, snapshot, plan)?;
+        self.decide(
+            i,
+            About::Entry {
+                entry: &entry,
+                before: Some(old),
+            },
+            &entry,
+            change,
+            snapshot,
+            plan,
+        )?;
         Ok(entry)
     }
 
     /// Decides one item and adds its change and record; a refusal is recorded as well.
-    fn decide(&self, i: usize, about: About<'_>, entry: &Entry, change: Change, snapshot: &Snapshot, plan: &mut Plan<Vec<Answer>>) -> Result<(), Refused> {
+    fn decide(
+        &self,
+        i: usize,
+        about: About<'_>,
+        entry: &Entry,
+        change: Change,
+        snapshot: &Snapshot,
+        plan: &mut Plan<Vec<Answer>>,
+    ) -> Result<(), Refused> {
         let mut request = self.request.clone();
         if let Some(decision) = self.decisions.get(i) {
             request.decision = *decision;
@@ -228,7 +342,8 @@ impl Batch {
                 Ok(())
             }
             Err(denial) => {
-                plan.records.push(complete(Record::denied(&request, &denial)));
+                plan.records
+                    .push(complete(Record::denied(&request, &denial)));
                 Err(denial.with_decision(request.decision).into())
             }
         }
@@ -236,5 +351,9 @@ impl Batch {
 }
 
 fn exists(message: &str, existing: &Arc<Entry>) -> Refused {
-    Refused { denial: Denial::new(Code::AlreadyExists, Reason::AlreadyExists, message).with_rule(existing.id().to_string()), existing: Some(Arc::clone(existing)) }
+    Refused {
+        denial: Denial::new(Code::AlreadyExists, Reason::AlreadyExists, message)
+            .with_rule(existing.id().to_string()),
+        existing: Some(Arc::clone(existing)),
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use attesta_model::{Action, Actor, Change, CredentialId, Denial, ObjectKey, Outcome, Plan, Record};
+use attesta_model::{
+    Action, Actor, Change, CredentialId, Denial, ObjectKey, Outcome, Plan, Record,
+};
 use attesta_policy::{About, Want};
 use attesta_spiffe::SpiffeId;
 use attesta_store::{Order, RecordQuery};
@@ -27,12 +29,20 @@ pub(crate) async fn tick(core: &Arc<Core>) -> Result<Option<String>, Denial> {
         let request = core.request(Actor::System("forget"), Action::Forget)?;
         let note = move |pruned: &attesta_store::Pruned| {
             let mut record = Record::new(&request, Outcome::Noted);
-            let ranges: Vec<String> = pruned.records.iter().map(|r| format!("{} {} to {}", r.writer, r.first, r.last)).collect();
+            let ranges: Vec<String> = pruned
+                .records
+                .iter()
+                .map(|r| format!("{} {} to {}", r.writer, r.first, r.last))
+                .collect();
             record.note = format!("records past their retention: {}", ranges.join(", "));
             record
         };
-        let pruned = core.ledger.prune(core.retention.clone(), note).await?;
-        records += pruned.records.iter().map(|r| r.last.saturating_sub(r.first).saturating_add(1)).sum::<u64>();
+        let pruned = core.ledger.prune(core.retention, note).await?;
+        records += pruned
+            .records
+            .iter()
+            .map(|r| r.last.saturating_sub(r.first).saturating_add(1))
+            .sum::<u64>();
         if !pruned.more {
             break;
         }
@@ -46,14 +56,26 @@ pub(crate) async fn tick(core: &Arc<Core>) -> Result<Option<String>, Denial> {
 async fn expired(core: &Arc<Core>) -> Result<usize, Denial> {
     let now = core.clock.now();
     let snapshot = core.ledger.snapshot();
-    let tokens = snapshot.tokens().filter(|t| t.expires_at <= now).map(|t| ObjectKey::Token(t.hash));
-    let entries = snapshot.entries_after(None).filter(|e| e.is_expired(now)).map(|e| ObjectKey::Entry(e.id().clone()));
+    let tokens = snapshot
+        .tokens()
+        .filter(|t| t.expires_at <= now)
+        .map(|t| ObjectKey::Token(t.hash));
+    let entries = snapshot
+        .entries_after(None)
+        .filter(|e| e.is_expired(now))
+        .map(|e| ObjectKey::Entry(e.id().clone()));
     let gone: Vec<ObjectKey> = tokens.chain(entries).take(BATCH).collect();
     if gone.is_empty() {
         return Ok(0);
     }
     let request = core.request(Actor::System("forget"), Action::Forget)?;
-    let (permit, mut record) = core.decide(&request, About::System { id: None, want: Want::Nothing })?;
+    let (permit, mut record) = core.decide(
+        &request,
+        About::System {
+            id: None,
+            want: Want::Nothing,
+        },
+    )?;
     drop(permit.spend());
     record.changes = gone.iter().map(|k| (k.clone(), false)).collect();
     let count = gone.len();
@@ -73,16 +95,30 @@ async fn expired(core: &Arc<Core>) -> Result<usize, Denial> {
 pub(crate) async fn recall(core: &Core) -> Result<(), Denial> {
     let now = core.clock.now();
     let longest = core.ring.load().limits().longest_x509;
-    let from = SignedDuration::try_from(longest).ok().and_then(|d| now.checked_sub(d).ok()).unwrap_or(Timestamp::MIN);
-    let mut query = RecordQuery { from: Some(from), kind: Some(Action::RenewNode.as_str().to_owned()), order: Order::Oldest, limit: 1000, ..RecordQuery::default() };
+    let from = SignedDuration::try_from(longest)
+        .ok()
+        .and_then(|d| now.checked_sub(d).ok())
+        .unwrap_or(Timestamp::MIN);
+    let mut query = RecordQuery {
+        from: Some(from),
+        kind: Some(Action::RenewNode.as_str().to_owned()),
+        order: Order::Oldest,
+        limit: 1000,
+        ..RecordQuery::default()
+    };
     loop {
         let page = core.ledger.query(query.clone()).await?;
         for record in &page.records {
-            let Ok(body) = serde_json::from_slice::<serde_json::Value>(&record.body) else { continue };
+            let Ok(body) = serde_json::from_slice::<serde_json::Value>(&record.body) else {
+                continue;
+            };
             let text = |key: &str| body.get(key).and_then(|v| v.as_str());
             let node = text("subject").and_then(|s| SpiffeId::parse(s).ok());
             let serial = text("credential").and_then(CredentialId::parse_serial);
-            let until = body.get("expires_at").and_then(serde_json::Value::as_i64).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+            let until = body
+                .get("expires_at")
+                .and_then(serde_json::Value::as_i64)
+                .and_then(|ms| Timestamp::from_millisecond(ms).ok());
             if let (Some(node), Some(serial), Some(until)) = (node, serial, until) {
                 core.seen.certificate(&node, serial, until);
             }

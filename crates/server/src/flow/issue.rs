@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use attesta_authority::{Credential, Prepared, Ring, SubjectKey};
 use attesta_model::{
-    Action, Actor, Attested, Claim, Code, CorrelationId, Denial, Entry, EntryId, Facts, Instance, KeyKind, Match, Node, Parent, Reason, Record, Request,
-    SelectorSet, Snapshot,
+    Action, Actor, Attested, Claim, Code, CorrelationId, Denial, Entry, EntryId, Facts, Instance,
+    KeyKind, Match, Node, Parent, Reason, Record, Request, SelectorSet, Snapshot,
 };
 use attesta_policy::{About, Want};
 use attesta_store::Receipt;
@@ -51,12 +51,24 @@ pub(crate) struct Issued {
 }
 
 /// Issues to the workloads of a node. Asks that were malformed come as their denial and keep their place.
-pub(crate) async fn issue(core: &Core, node: &Arc<Node>, serial: &str, asks: Vec<Result<Ask, Denial>>) -> Result<Issued, Denial> {
+pub(crate) async fn issue(
+    core: &Core,
+    node: &Arc<Node>,
+    serial: &str,
+    asks: Vec<Result<Ask, Denial>>,
+) -> Result<Issued, Denial> {
     core.check_time()?;
     let snapshot = core.ledger.snapshot();
     let ring = core.ring.load();
     let parents = snapshot.parents_of(node);
-    let caller = Caller { core, node, serial, snapshot: &snapshot, parents: &parents, ring: &ring };
+    let caller = Caller {
+        core,
+        node,
+        serial,
+        snapshot: &snapshot,
+        parents: &parents,
+        ring: &ring,
+    };
     let missed = caller.missed(&asks);
     let mut records = Vec::with_capacity(asks.len());
     // Per ask: what waits for a receipt (and the place of its record), or the refusal.
@@ -69,7 +81,11 @@ pub(crate) async fn issue(core: &Core, node: &Arc<Node>, serial: &str, asks: Vec
                     records.push(record);
                     Ok((prepared, records.len() - 1))
                 }
-                (Ok(_), None) => Err(Denial::new(Code::Internal, Reason::Ledger, "a permitted issuance has no record")),
+                (Ok(_), None) => Err(Denial::new(
+                    Code::Internal,
+                    Reason::Ledger,
+                    "a permitted issuance has no record",
+                )),
                 (Err(denial), record) => {
                     records.extend(record);
                     Err(denial)
@@ -77,14 +93,27 @@ pub(crate) async fn issue(core: &Core, node: &Arc<Node>, serial: &str, asks: Vec
             },
         });
     }
-    let mut receipts: Vec<Option<Receipt>> = if records.is_empty() { Vec::new() } else { core.ledger.append(records).await?.into_iter().map(Some).collect() };
+    let mut receipts: Vec<Option<Receipt>> = if records.is_empty() {
+        Vec::new()
+    } else {
+        core.ledger
+            .append(records)
+            .await?
+            .into_iter()
+            .map(Some)
+            .collect()
+    };
     let mut outcomes = Vec::with_capacity(waiting.len());
     for item in waiting {
         outcomes.push(match item {
             Err(denial) => Err(denial),
             Ok((prepared, at)) => match receipts.get_mut(at).and_then(Option::take) {
                 Some(receipt) => ring.sign(prepared, receipt).await,
-                None => Err(Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt")),
+                None => Err(Denial::new(
+                    Code::Internal,
+                    Reason::Ledger,
+                    "the ledger gave no receipt",
+                )),
             },
         });
     }
@@ -110,11 +139,26 @@ impl Caller<'_> {
             What::X509(_) => Action::IssueX509,
             What::Jwt(_) => Action::IssueJwt,
         };
-        let actor = Actor::Node { id: self.node.id.clone(), serial: self.serial.to_owned() };
-        let request = self.core.request_in(actor, action, ask.correlation.clone())?;
+        let actor = Actor::Node {
+            id: self.node.id.clone(),
+            serial: self.serial.to_owned(),
+        };
+        let request = self
+            .core
+            .request_in(actor, action, ask.correlation.clone())?;
         let attested = match &ask.shown {
-            Shown::Facts(facts, instance) => Attested::new(Parent::Id(self.node.id.clone()), facts.clone(), instance.clone(), None),
-            Shown::Entry => Attested::new(Parent::Id(self.node.id.clone()), Facts::default(), Instance::Node, None),
+            Shown::Facts(facts, instance) => Attested::new(
+                Parent::Id(self.node.id.clone()),
+                facts.clone(),
+                instance.clone(),
+                None,
+            ),
+            Shown::Entry => Attested::new(
+                Parent::Id(self.node.id.clone()),
+                Facts::default(),
+                Instance::Node,
+                None,
+            ),
         };
         let claim = match ask.shown {
             Shown::Facts(..) => Claim::Facts,
@@ -128,7 +172,9 @@ impl Caller<'_> {
             record.revision = self.snapshot.revision().0;
             record
         };
-        let prepared = self.identify(ask, &attested, &request).and_then(|found| self.decide(ask, &attested, by_entry, &found, &request));
+        let prepared = self
+            .identify(ask, &attested, &request)
+            .and_then(|found| self.decide(ask, &attested, by_entry, &found, &request));
         Ok(match prepared {
             Ok((prepared, record)) => {
                 let record = prepared.describe(complete(record));
@@ -136,7 +182,11 @@ impl Caller<'_> {
             }
             Err(denial) => {
                 let source = format!("{} {} {}", self.node.id, attested.instance.key(), ask.entry);
-                let record = self.core.refusals.record(&request, &source, &denial).map(complete);
+                let record = self
+                    .core
+                    .refusals
+                    .record(&request, &source, &denial)
+                    .map(complete);
                 (Err(denial.with_decision(request.decision)), record)
             }
         })
@@ -144,7 +194,9 @@ impl Caller<'_> {
 
     /// Who: the entry must exist, be this node's to vouch for, and fit what was shown.
     fn identify(&self, ask: &Ask, attested: &Attested, request: &Request) -> Result<Match, Denial> {
-        let refuse = |reason, why: &str| Denial::new(Code::NotFound, reason, why).with_rule(ask.entry.to_string());
+        let refuse = |reason, why: &str| {
+            Denial::new(Code::NotFound, reason, why).with_rule(ask.entry.to_string())
+        };
         // One sentence for both, SPIRE's: a node learns nothing of other nodes' entries.
         let unknown = || refuse(Reason::NoEntry, "entry not found or not authorized");
         let entry = self.snapshot.entry(&ask.entry).ok_or_else(unknown)?;
@@ -156,14 +208,30 @@ impl Caller<'_> {
         }
         match ask.shown {
             Shown::Entry => {
-                let id = entry.spiffe_id().exact().ok_or_else(|| refuse(Reason::Template, "entry is a template over facts; it is issued to attested instances only"))?;
-                Ok(Match { entry: Arc::clone(entry), id: id.clone() })
+                let id = entry.spiffe_id().exact().ok_or_else(|| {
+                    refuse(
+                        Reason::Template,
+                        "entry is a template over facts; it is issued to attested instances only",
+                    )
+                })?;
+                Ok(Match {
+                    entry: Arc::clone(entry),
+                    id: id.clone(),
+                })
             }
             Shown::Facts(..) => {
-                if let Some(missing) = entry.selectors().iter().find(|s| !attested.selectors.contains(s)) {
-                    return Err(Denial::new(Code::PermissionDenied, Reason::NoEntry, "the facts do not match the entry")
-                        .with_rule(ask.entry.to_string())
-                        .with_attribute(missing));
+                if let Some(missing) = entry
+                    .selectors()
+                    .iter()
+                    .find(|s| !attested.selectors.contains(s))
+                {
+                    return Err(Denial::new(
+                        Code::PermissionDenied,
+                        Reason::NoEntry,
+                        "the facts do not match the entry",
+                    )
+                    .with_rule(ask.entry.to_string())
+                    .with_attribute(missing));
                 }
                 self.expand(entry, attested)
             }
@@ -172,22 +240,53 @@ impl Caller<'_> {
 
     fn expand(&self, entry: &Arc<Entry>, attested: &Attested) -> Result<Match, Denial> {
         let candidates = std::iter::once(entry);
-        let found = attesta_model::identify::identify(candidates, &attested.selectors, &attested.facts, jiff::Timestamp::MIN, |id| self.snapshot.is_privileged(id));
+        let found = attesta_model::identify::identify(
+            candidates,
+            &attested.selectors,
+            &attested.facts,
+            jiff::Timestamp::MIN,
+            |id| self.snapshot.is_privileged(id),
+        );
         match found.into_iter().next() {
             Some(Ok(found)) => Ok(found),
             Some(Err((_, denial))) => Err(denial),
-            None => Err(Denial::new(Code::PermissionDenied, Reason::NoEntry, "the facts do not match the entry")),
+            None => Err(Denial::new(
+                Code::PermissionDenied,
+                Reason::NoEntry,
+                "the facts do not match the entry",
+            )),
         }
     }
 
     /// Whether, and the document for it.
-    fn decide(&self, ask: &Ask, attested: &Attested, by_entry: bool, found: &Match, request: &Request) -> Result<(Prepared, Record), Denial> {
+    fn decide(
+        &self,
+        ask: &Ask,
+        attested: &Attested,
+        by_entry: bool,
+        found: &Match,
+        request: &Request,
+    ) -> Result<(Prepared, Record), Denial> {
         let entry = &found.entry;
         let want = match &ask.what {
-            What::X509(_) => Want::X509 { ttl: entry.x509_svid_ttl(), dns_names: entry.dns_names().to_vec() },
-            What::Jwt(audience) => Want::Jwt { audience: audience.clone(), ttl: entry.jwt_svid_ttl(), algorithm: self.core.jwt_algorithm() },
+            What::X509(_) => Want::X509 {
+                ttl: entry.x509_svid_ttl(),
+                dns_names: entry.dns_names().to_vec(),
+            },
+            What::Jwt(audience) => Want::Jwt {
+                audience: audience.clone(),
+                ttl: entry.jwt_svid_ttl(),
+                algorithm: self.core.jwt_algorithm(),
+            },
         };
-        let about = About::Issue { entry, id: &found.id, attested, node: Some(self.node), by_entry, want };
+        let about = About::Issue {
+            entry,
+            id: &found.id,
+            attested,
+            node: Some(self.node),
+            by_entry,
+            want,
+        };
         let (permit, record) = self.core.decide(request, about)?;
         let drawn = self.core.drawn(request.at)?;
         let prepared = match &ask.what {
@@ -202,17 +301,33 @@ impl Caller<'_> {
         let mut missed = Vec::new();
         let mut last: Option<&Facts> = None;
         for ask in asks.iter().flatten() {
-            let Shown::Facts(facts, instance) = &ask.shown else { continue };
+            let Shown::Facts(facts, instance) = &ask.shown else {
+                continue;
+            };
             // Asks of one instance stand together; their facts are matched once.
             if !matches!(ask.what, What::X509(_)) || last == Some(facts) {
                 continue;
             }
             last = Some(facts);
-            let attested = Attested::new(Parent::Id(self.node.id.clone()), facts.clone(), instance.clone(), None);
-            for found in self.snapshot.identify(self.parents, &attested, self.core.clock.now()).into_iter().flatten() {
+            let attested = Attested::new(
+                Parent::Id(self.node.id.clone()),
+                facts.clone(),
+                instance.clone(),
+                None,
+            );
+            for found in self
+                .snapshot
+                .identify(self.parents, &attested, self.core.clock.now())
+                .into_iter()
+                .flatten()
+            {
                 let id = found.entry.id();
                 let asked = asks.iter().flatten().any(|a| a.entry == *id);
-                if !asked && found.entry.sharing() == attesta_model::Sharing::Instance && !found.entry.store_svid() && !missed.contains(id) {
+                if !asked
+                    && found.entry.sharing() == attesta_model::Sharing::Instance
+                    && !found.entry.store_svid()
+                    && !missed.contains(id)
+                {
                     missed.push(id.clone());
                 }
             }
@@ -222,7 +337,12 @@ impl Caller<'_> {
 }
 
 /// The entries nearest to what an agent observed, for `explain`.
-pub(crate) fn nearest(snapshot: &Snapshot, node: &Node, selectors: &SelectorSet, most: usize) -> Vec<attesta_model::Near> {
+pub(crate) fn nearest(
+    snapshot: &Snapshot,
+    node: &Node,
+    selectors: &SelectorSet,
+    most: usize,
+) -> Vec<attesta_model::Near> {
     snapshot.nearest(&snapshot.parents_of(node), selectors, most)
 }
 

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use attesta_authority::draw;
 use attesta_model::{
-    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, JoinToken, Node, Object, ObjectKey, Parent, Plan, Reason, Record, Request, Snapshot, TokenHash,
+    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, JoinToken, Node, Object, ObjectKey,
+    Parent, Plan, Reason, Record, Request, Snapshot, TokenHash,
 };
 use attesta_policy::About;
 use attesta_spiffe::SpiffeId;
@@ -23,7 +24,11 @@ pub(crate) const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 pub(crate) async fn ban(core: &Arc<Core>, caller: &Caller, id: SpiffeId) -> Result<(), Denial> {
     let request = core.request(caller.actor(), Action::NodeBan)?;
     target(core, request, id, |node, at| {
-        let banned = Node { banned: true, valid_from: at.checked_add(SKEW).unwrap_or(at), ..node.clone() };
+        let banned = Node {
+            banned: true,
+            valid_from: at.checked_add(SKEW).unwrap_or(at),
+            ..node.clone()
+        };
         vec![Change::Put(Object::Node(Arc::new(banned)))]
     })
     .await
@@ -33,12 +38,20 @@ pub(crate) async fn ban(core: &Arc<Core>, caller: &Caller, id: SpiffeId) -> Resu
 pub(crate) async fn evict(core: &Arc<Core>, caller: &Caller, id: SpiffeId) -> Result<(), Denial> {
     let request = core.request(caller.actor(), Action::NodeEvict)?;
     let gone = id.clone();
-    target(core, request, id, |node, _| vec![Change::Delete(ObjectKey::Node(node.id.clone()))]).await?;
+    target(core, request, id, |node, _| {
+        vec![Change::Delete(ObjectKey::Node(node.id.clone()))]
+    })
+    .await?;
     core.seen.forget(&gone);
     Ok(())
 }
 
-async fn target(core: &Arc<Core>, request: Request, id: SpiffeId, change: fn(&Node, Timestamp) -> Vec<Change>) -> Result<(), Denial> {
+async fn target(
+    core: &Arc<Core>,
+    request: Request,
+    id: SpiffeId,
+    change: fn(&Node, Timestamp) -> Vec<Change>,
+) -> Result<(), Denial> {
     let decider = Arc::clone(core);
     let committed: Committed<Result<(), Denial>> = core
         .ledger
@@ -52,7 +65,8 @@ async fn target(core: &Arc<Core>, request: Request, id: SpiffeId, change: fn(&No
                 record
             };
             match decider.decide(&request, About::Target(id.as_str())) {
-                Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(complete(Record::denied(&request, &denial)))),
+                Err(denial) => Ok(Plan::answer(Err(denial.clone()))
+                    .record(complete(Record::denied(&request, &denial)))),
                 Ok((permit, record)) => {
                     let mut record = complete(record);
                     drop(permit.spend());
@@ -60,7 +74,10 @@ async fn target(core: &Arc<Core>, request: Request, id: SpiffeId, change: fn(&No
                     if request.action == Action::NodeEvict {
                         changes.extend(alias_of(snapshot, node));
                     }
-                    record.changes = changes.iter().map(|c| (c.key(), matches!(c, Change::Put(_)))).collect();
+                    record.changes = changes
+                        .iter()
+                        .map(|c| (c.key(), matches!(c, Change::Put(_))))
+                        .collect();
                     let mut plan = Plan::answer(Ok(())).record(record);
                     plan.changes = changes;
                     Ok(plan)
@@ -95,17 +112,32 @@ pub(crate) struct Token {
 }
 
 /// Makes a join token; with `alias`, workloads below that id belong to the node that joins.
-pub(crate) async fn create_token(core: &Arc<Core>, caller: &Caller, ttl: Duration, value: Option<String>, alias: Option<SpiffeId>) -> Result<Token, Denial> {
+pub(crate) async fn create_token(
+    core: &Arc<Core>,
+    caller: &Caller,
+    ttl: Duration,
+    value: Option<String>,
+    alias: Option<SpiffeId>,
+) -> Result<Token, Denial> {
     if ttl.is_zero() {
-        return Err(Denial::field("ttl", "ttl is required, you must provide one"));
+        return Err(Denial::field(
+            "ttl",
+            "ttl is required, you must provide one",
+        ));
     }
     if ttl > TOKEN_TTL_MAX {
-        return Err(Denial::field("ttl", "ttl is longer than 30 days; a token that lies about for long is a secret that leaks"));
+        return Err(Denial::field(
+            "ttl",
+            "ttl is longer than 30 days; a token that lies about for long is a secret that leaks",
+        ));
     }
     let request = core.request(caller.actor(), Action::TokenCreate)?;
     let value = match value {
         Some(v) => check_token(&v).map(|()| v)?,
-        None => uuid::Builder::from_random_bytes(draw::bytes()?).into_uuid().hyphenated().to_string(),
+        None => uuid::Builder::from_random_bytes(draw::bytes()?)
+            .into_uuid()
+            .hyphenated()
+            .to_string(),
     };
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, value.as_bytes()).as_ref());
@@ -115,8 +147,15 @@ pub(crate) async fn create_token(core: &Arc<Core>, caller: &Caller, ttl: Duratio
         .with_path(&format!("/spire/agent/join_token/{value}"))
         .map_err(|_| Denial::field("token", "a token is 1 to 255 of A-Z a-z 0-9 - _ ."))?;
     let ttl = SignedDuration::try_from(ttl).map_err(|e| Denial::field("ttl", e.to_string()))?;
-    let expires_at = request.at.checked_add(ttl).map_err(|e| Denial::field("ttl", e.to_string()))?;
-    let token = Arc::new(JoinToken { hash, expires_at, node: node.clone() });
+    let expires_at = request
+        .at
+        .checked_add(ttl)
+        .map_err(|e| Denial::field("ttl", e.to_string()))?;
+    let token = Arc::new(JoinToken {
+        hash,
+        expires_at,
+        node: node.clone(),
+    });
     let alias = match alias {
         None => None,
         Some(id) => {
@@ -136,18 +175,28 @@ pub(crate) async fn create_token(core: &Arc<Core>, caller: &Caller, ttl: Duratio
         .ledger
         .commit(None, move |snapshot, _| {
             if snapshot.token(&hash).is_some() || snapshot.node(&node).is_some() {
-                return Err(Denial::new(Code::AlreadyExists, Reason::AlreadyExists, "this token already exists or was used"));
+                return Err(Denial::new(
+                    Code::AlreadyExists,
+                    Reason::AlreadyExists,
+                    "this token already exists or was used",
+                ));
             }
             // The record names the token by its hash: its text is the secret.
             let name = hash.to_string();
             match decider.decide(&request, About::Target(&name)) {
-                Err(denial) => Ok(Plan::answer(Err(denial.clone())).record(Record::denied(&request, &denial))),
+                Err(denial) => {
+                    Ok(Plan::answer(Err(denial.clone())).record(Record::denied(&request, &denial)))
+                }
                 Ok((permit, mut record)) => {
                     drop(permit.spend());
                     record.revision = snapshot.revision().0;
                     record.expires_at = Some(expires_at);
                     let mut changes = vec![Change::Put(Object::Token(Arc::clone(&token)))];
-                    changes.extend(alias.iter().map(|e| Change::Put(Object::Entry(Arc::clone(e)))));
+                    changes.extend(
+                        alias
+                            .iter()
+                            .map(|e| Change::Put(Object::Entry(Arc::clone(e)))),
+                    );
                     record.changes = changes.iter().map(|c| (c.key(), true)).collect();
                     let mut plan = Plan::answer(Ok(())).record(record);
                     plan.changes = changes;
@@ -164,5 +213,6 @@ fn check_token(value: &str) -> Result<(), Denial> {
     if value.len() > 255 {
         return Err(Denial::field("token", "token is longer than 255 bytes"));
     }
-    attesta_spiffe::check_segment(value).map_err(|_| Denial::field("token", "a token is 1 to 255 of A-Z a-z 0-9 - _ ."))
+    attesta_spiffe::check_segment(value)
+        .map_err(|_| Denial::field("token", "a token is 1 to 255 of A-Z a-z 0-9 - _ ."))
 }

@@ -12,7 +12,12 @@ use crate::{
 };
 
 /// A new certificate for a node whose present one stands.
-pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &SubjectKey) -> Result<IssuedX509, Denial> {
+pub(crate) async fn renew(
+    core: &Core,
+    caller: &Caller,
+    node: &Arc<Node>,
+    key: &SubjectKey,
+) -> Result<IssuedX509, Denial> {
     core.check_time()?;
     let request = core.request(caller.actor(), Action::RenewNode)?;
     let snapshot = core.ledger.snapshot();
@@ -28,12 +33,18 @@ pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &
         attestor: &node.attestor,
         facts: &node.facts,
         known: Some(node),
-        want: Want::X509 { ttl: core.agent_ttl, dns_names: Vec::new() },
+        want: Want::X509 {
+            ttl: core.agent_ttl,
+            dns_names: Vec::new(),
+        },
     };
     let (permit, record) = match core.decide(&request, about) {
         Ok(decided) => decided,
         Err(denial) => {
-            let record = core.refusals.record(&request, node.id.as_str(), &denial).map(complete);
+            let record = core
+                .refusals
+                .record(&request, node.id.as_str(), &denial)
+                .map(complete);
             core.note(record.into_iter().collect()).await;
             return Err(denial.with_decision(request.decision));
         }
@@ -45,9 +56,14 @@ pub(crate) async fn renew(core: &Core, caller: &Caller, node: &Arc<Node>, key: &
     match ring.sign(prepared, receipt).await? {
         Credential::X509(svid) => {
             core.failpoints.hit(AFTER_SIGN);
-            core.seen.certificate(&node.id, svid.credential.clone(), svid.expires_at);
+            core.seen
+                .certificate(&node.id, svid.credential.clone(), svid.expires_at);
             Ok(svid)
         }
-        Credential::Jwt(_) => Err(Denial::new(Code::Internal, Reason::Signing, "a node's certificate came out as a token")),
+        Credential::Jwt(_) => Err(Denial::new(
+            Code::Internal,
+            Reason::Signing,
+            "a node's certificate came out as a token",
+        )),
     }
 }
