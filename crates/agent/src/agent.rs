@@ -39,6 +39,7 @@ use crate::{
     standing::Standing,
     status::{AgentStatus, Board},
     sync::Sync,
+    unmatched::Unmatched,
 };
 
 /// Largest request of a workload, in bytes: a token to be validated.
@@ -179,6 +180,7 @@ impl Agent {
         );
         let (desk, orders) = Desk::new();
         let (now, arrived) = (Wake::new(), Wake::new());
+        let behind = now.clone();
         let issuer = Issuer {
             link: Arc::clone(&link),
             authorized: standing.live(),
@@ -209,6 +211,7 @@ impl Agent {
             tokens,
             desk: desk.clone(),
             instances: Arc::clone(&instances),
+            unmatched: Unmatched::new(Arc::clone(&link), clock.clone(), behind),
             streams: Uids::default(),
             streams_per_uid: limits.streams_per_uid,
             clock: clock.clone(),

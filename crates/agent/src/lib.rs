@@ -25,6 +25,7 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod trust;
+mod unmatched;
 
 pub use agent::{Agent, AgentError};
 pub use door::caller::DECISION_METADATA;

@@ -103,12 +103,13 @@ impl Snapshot {
         )
     }
 
-    /// The entries nearest to these selectors: fewest missing first, at most `most`. For `explain`; it reads every entry
-    /// of the parents.
+    /// The entries nearest to these selectors: fewest missing first, at most `most`. For `explain` and
+    /// for refusals; it reads at most [`limits::NEAREST_SCAN`] entries.
     #[must_use]
     pub fn nearest(&self, parents: &[Parent], selectors: &SelectorSet, most: usize) -> Vec<Near> {
         let mut all: Vec<Near> = self
             .authorized(parents)
+            .take(limits::NEAREST_SCAN)
             .map(|entry| Near {
                 entry: Arc::clone(entry),
                 missing: entry

@@ -32,5 +32,7 @@ pub const AUDIENCE_BYTES: usize = 1024;
 pub const TEXT_BYTES: usize = 512;
 /// Longest lifetime an entry may ask for; the authority's ceiling is lower and applies as well.
 pub const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Most entries that are looked at for those that came near; who has more gets a partial answer.
+pub const NEAREST_SCAN: usize = 10_000;
 /// Deepest chain of entries whose ids are parents of entries.
 pub const PARENT_DEPTH: usize = 16;

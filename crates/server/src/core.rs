@@ -9,7 +9,7 @@ use attesta_model::{
     Request,
 };
 use attesta_policy::{About, Permit, Policies, Question};
-use attesta_runtime::{Clock, Live, Writer};
+use attesta_runtime::{CancellationToken, Clock, Live, Writer};
 use attesta_spiffe::{SpiffeId, TrustDomain, bundle::Bundle};
 use attesta_store::{Failpoints, Ledger, Receipt, Retention};
 use jiff::Timestamp;
@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) seen: NodesSeen,
     pub(crate) refusals: Refusals,
     pub(crate) time: TimeGuard,
+    /// Ends the streams when the server stops.
+    pub(crate) stop: CancellationToken,
     /// Where agents call: `host:port`, or empty.
     pub(crate) listening: Live<String>,
 }

@@ -10,7 +10,8 @@ use std::{
 use attesta_authority::{Keys, Ring, SealedKeys, SignError, draw, lifecycle::refresh_hint};
 use attesta_model::{Denial, KeyKind, Snapshot, Touched};
 use attesta_runtime::{
-    Clock, Live, Outcome, ReadyGuards, Task, TaskError, Tasks, Writer, live, socket,
+    CancellationToken, Clock, Live, Outcome, ReadyGuards, Task, TaskError, Tasks, Writer, live,
+    socket,
 };
 use attesta_spiffe::bundle::{Bundle, BundleError};
 use attesta_store::{Backend, Failpoints, Ledger, LedgerOptions, OpenError, OpenRecords, Opened};
@@ -234,6 +235,7 @@ impl Server {
             seen: NodesSeen::default(),
             refusals: Refusals::default(),
             listening,
+            stop: CancellationToken::new(),
         });
         let publish = Arc::new(Publish {
             core: Arc::downgrade(&core),
@@ -274,6 +276,11 @@ impl Server {
     /// TLS refused our own certificate.
     pub fn run(mut self, tasks: &Tasks, ready: &ReadyGuards) -> Result<(), ServerError> {
         let guard = ready.guard("server");
+        let (stop, streams) = (tasks.stopping(), self.core.stop.clone());
+        tasks.spawn("end-streams", async move {
+            stop.cancelled().await;
+            streams.cancel();
+        });
         let tls = server_config(
             self.identity.reader(),
             self.core.bundle.reader(),

@@ -33,7 +33,11 @@ fn me() -> String {
 /// Five milliseconds of real time, while the world's clock stands.
 async fn rest(w: &AgentWorld) {
     let never = std::future::pending::<()>();
-    w.world.clock.timeout(Duration::from_millis(5), never).await.unwrap_err();
+    w.world
+        .clock
+        .timeout(Duration::from_millis(5), never)
+        .await
+        .unwrap_err();
 }
 
 async fn next(stream: &mut Streaming<X509svidResponse>) -> X509svidResponse {
@@ -68,6 +72,23 @@ async fn identity_arrives_rotates_and_goes() {
     assert_eq!(
         (refused.code(), refused.message()),
         (Code::PermissionDenied, "no identity issued")
+    );
+    // The operator finds by the decision's id who asked, and what it lacked.
+    let decision = refused
+        .metadata()
+        .get("attesta-decision-id")
+        .expect("a decision id")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let records = w.world.records().await.unwrap();
+    let record = records
+        .iter()
+        .find(|r| r.contains(&decision))
+        .expect("the refusal is written down");
+    assert!(
+        record.contains("\"outcome\":\"denied\"") && record.contains("\"instance\":\"process:"),
+        "{record}"
     );
     let status = client
         .fetch_x509svid(X509svidRequest {})

@@ -18,6 +18,7 @@ use crate::{
     jwt::{Token, TokenKey, Tokens},
     peers::{Caller, Uids},
     trust::Trust,
+    unmatched::Unmatched,
 };
 
 /// The metadata key under which a refusal names the server's record of it.
@@ -34,6 +35,7 @@ pub(crate) struct Reception {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) desk: Desk,
     pub(crate) instances: Arc<Instances>,
+    pub(crate) unmatched: Unmatched,
     pub(crate) streams: Uids,
     pub(crate) streams_per_uid: u32,
     pub(crate) clock: Clock,
@@ -72,8 +74,27 @@ impl Reception {
         )))
     }
 
-    /// The identities of an instance, in the order of precedence; at least one.
-    pub(crate) fn identify(&self, who: &Who, known: &Authorized) -> Result<Vec<Match>, Status> {
+    /// The identities of an instance, in the order of precedence; at least one. That there is none is reported to the
+    /// server, and the refusal names its record.
+    pub(crate) async fn identify(
+        &self,
+        who: &Who,
+        known: &Authorized,
+    ) -> Result<Vec<Match>, Status> {
+        let found = self.matching(who, known);
+        match found {
+            Err(mut status) if status.code() == Code::PermissionDenied => {
+                let decision = self.unmatched.report(who, self.correlation()).await;
+                if let Some(value) = decision.and_then(|d| MetadataValue::try_from(d).ok()) {
+                    status.metadata_mut().insert(DECISION_METADATA, value);
+                }
+                Err(status)
+            }
+            found => found,
+        }
+    }
+
+    fn matching(&self, who: &Who, known: &Authorized) -> Result<Vec<Match>, Status> {
         if !known.is_synced() {
             return Err(Status::unavailable(
                 "the agent does not know yet what this node may vouch for",

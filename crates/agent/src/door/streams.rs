@@ -202,7 +202,7 @@ impl View for Svids {
             reception.book.drop_other_facts(who);
         }
         self.who = Some(Arc::clone(who));
-        let matches = reception.identify(who, known)?;
+        let matches = reception.identify(who, known).await?;
         let trust = reception.trust(known)?;
         let now = reception.clock.now();
         let skip = |m: &Match| {
@@ -273,7 +273,7 @@ impl<T: Send + 'static> View for Bundles<T> {
         known: &Arc<Authorized>,
         who: &Arc<Who>,
     ) -> Result<Option<T>, Status> {
-        open.reception.identify(who, known)?;
+        open.reception.identify(who, known).await?;
         let trust = open.reception.trust(known)?;
         if self
             .last

@@ -96,7 +96,7 @@ impl SpiffeWorkloadApi for WorkloadDoor {
         let audience = audience(wanted.audience)?;
         let only = requested(&wanted.spiffe_id)?;
         let who = self.0.attest(&peer).await?;
-        let mut matches = self.0.identify(&who, &self.0.authorized.load())?;
+        let mut matches = self.0.identify(&who, &self.0.authorized.load()).await?;
         if let Some(id) = only {
             matches = self.0.only(matches, &id)?;
         }

@@ -399,6 +399,22 @@ impl AgentLink for Shared {
         for wanted in request.into_inner().wanted {
             let facts = facts_from_wire(&wanted.facts).map_err(|e| fake.fault(e.to_string()))?;
             instance_from_wire(wanted.instance.as_ref()).map_err(|e| fake.fault(e.to_string()))?;
+            if wanted.entry_id.is_empty() && wanted.what.is_none() {
+                // A workload without an entry: it must have none here either.
+                let selectors = facts.selectors();
+                if entries.iter().any(|e| e.selectors().all_in(&selectors)) {
+                    return Err(fake.fault("an entry does match"));
+                }
+                outcomes.push(Outcome {
+                    status: Some(types::Status {
+                        code: Code::PermissionDenied as i32,
+                        message: "no entry".to_owned(),
+                    }),
+                    decision_id: "0badcafe".to_owned(),
+                    ..Outcome::default()
+                });
+                continue;
+            }
             let id = EntryId::parse(&wanted.entry_id).map_err(|e| fake.fault(e))?;
             let entry = entries
                 .iter()

@@ -352,7 +352,11 @@ impl Admin for Door {
             entries: u64::try_from(snapshot.entry_count()).unwrap_or(u64::MAX),
             nodes: u64::try_from(snapshot.node_count()).unwrap_or(u64::MAX),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: String::new(),
+            node: snapshot
+                .nodes_after(None)
+                .find(|n| n.attestor == "local")
+                .map(|n| n.id.to_string())
+                .unwrap_or_default(),
             server: self.0.listening.load().as_ref().clone(),
             ready: trouble.is_empty() && issue::can_issue(&self.0),
             trouble,
@@ -388,6 +392,7 @@ impl Door {
                 "no entry gives {}; an entry with a template might",
                 text::bounded(id, 256)
             ),
+            1 => "one entry gives it".to_owned(),
             n => format!("{n} entries give it"),
         };
         api::ExplainResponse {
@@ -479,7 +484,10 @@ impl Tailing {
                 self.after = Some(last.position.clone());
                 return Ok(page.records.into_iter().map(record).collect());
             }
-            self.seen = live.changed(version).await;
+            tokio::select! {
+                seen = live.changed(version) => self.seen = seen,
+                () = self.core.stop.cancelled() => return Err(Status::unavailable("the server is stopping")),
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     core::Core,
     flow::{
         ended::{self, Ending},
-        issue::{Ask, Shown, What, issue},
+        issue::{Ask, Shown, What, issue, unmatched},
     },
     guard,
     wakes::Registered,
@@ -38,6 +38,20 @@ const ENDINGS: usize = 200;
 pub(crate) struct Door(pub(crate) Arc<Core>);
 
 type Pushed = Pin<Box<dyn Stream<Item = Result<api::WatchResponse, Status>> + Send>>;
+
+fn correlation(w: &api::Wanted) -> Result<Option<CorrelationId>, Denial> {
+    match w.correlation_id.as_str() {
+        "" => Ok(None),
+        text => CorrelationId::parse(text)
+            .map(Some)
+            .map_err(|why| FieldError::new("correlation_id", text, why).into()),
+    }
+}
+
+/// No entry and nothing wanted: a workload that the agent found no entry for, to be written down.
+fn is_unmatched(w: &api::Wanted) -> bool {
+    w.entry_id.is_empty() && w.what.is_none()
+}
 
 fn ask(w: &api::Wanted) -> Result<Ask, Denial> {
     let entry =
@@ -54,13 +68,7 @@ fn ask(w: &api::Wanted) -> Result<Ask, Denial> {
             ));
         }
     };
-    let correlation = match w.correlation_id.as_str() {
-        "" => None,
-        text => Some(
-            CorrelationId::parse(text)
-                .map_err(|why| FieldError::new("correlation_id", text, why))?,
-        ),
-    };
+    let correlation = correlation(w)?;
     Ok(Ask {
         entry,
         shown: Shown::Facts(facts, instance),
@@ -84,6 +92,11 @@ impl AgentLink for Door {
                 "wanted: {} asks in one call; at most {BATCH} are taken",
                 wanted.len()
             )));
+        }
+        if let [one] = wanted.as_slice()
+            && is_unmatched(one)
+        {
+            return self.unmatched(&node, &serial, one).await.map(Response::new);
         }
         let issued = issue(&self.0, &node, &serial, wanted.iter().map(ask).collect())
             .await
@@ -203,6 +216,43 @@ impl AgentLink for Door {
     }
 }
 
+impl Door {
+    /// A workload that no entry matches, as its agent sees it.
+    async fn unmatched(
+        &self,
+        node: &Arc<Node>,
+        serial: &str,
+        w: &api::Wanted,
+    ) -> Result<api::IssueResponse, Status> {
+        let shown = || {
+            Ok::<_, Denial>((
+                fact::facts_from_wire(&w.facts)?,
+                fact::instance_from_wire(w.instance.as_ref())?,
+                correlation(w)?,
+            ))
+        };
+        let (facts, instance, correlation) = shown().map_err(|d| refusal(&d))?;
+        let found = unmatched(&self.0, node, serial, facts, instance, correlation)
+            .await
+            .map_err(|d| refusal(&d))?;
+        let outcome = match &found.refused {
+            None => api::Outcome {
+                status: Some(status::ok()),
+                ..Default::default()
+            },
+            Some(denial) => api::Outcome {
+                decision_id: denial.decision.map(|d| d.to_string()).unwrap_or_default(),
+                status: Some(status::item(denial)),
+                ..Default::default()
+            },
+        };
+        Ok(api::IssueResponse {
+            outcomes: vec![outcome],
+            missed: found.matching.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
 /// One agent's push stream: what it was sent, and what has changed since.
 struct Watch {
     core: Arc<Core>,
@@ -227,6 +277,7 @@ impl Watch {
                 let ended = async { self.core.clock.sleep_until(self.expires_at).await };
                 tokio::select! {
                     () = self.registered.touched() => {}
+                    () = self.core.stop.cancelled() => return Err(Status::unavailable("the server is stopping")),
                     () = ended => return Err(Status::permission_denied("the certificate of this stream has ended; renew and open another")),
                 }
             }

@@ -121,6 +121,82 @@ pub(crate) async fn issue(
     Ok(Issued { outcomes, missed })
 }
 
+/// What a workload without an entry came to.
+pub(crate) struct Unmatched {
+    /// The refusal, with its record's id; none where entries do match.
+    pub(crate) refused: Option<Denial>,
+    /// Entries that match here: the agent's set is behind.
+    pub(crate) matching: Vec<EntryId>,
+}
+
+/// Writes down that a workload, as its node attested it, is nobody: with the entry that came nearest and what it lacked.
+pub(crate) async fn unmatched(
+    core: &Core,
+    node: &Arc<Node>,
+    serial: &str,
+    facts: Facts,
+    instance: Instance,
+    correlation: Option<CorrelationId>,
+) -> Result<Unmatched, Denial> {
+    let snapshot = core.ledger.snapshot();
+    let parents = snapshot.parents_of(node);
+    let attested = Attested::new(Parent::Id(node.id.clone()), facts, instance, None);
+    let found = snapshot.identify(&parents, &attested, core.clock.now());
+    let matching: Vec<EntryId> = found
+        .iter()
+        .flatten()
+        .map(|m| m.entry.id().clone())
+        .collect();
+    if !matching.is_empty() {
+        return Ok(Unmatched {
+            refused: None,
+            matching,
+        });
+    }
+    let actor = Actor::Node {
+        id: node.id.clone(),
+        serial: serial.to_owned(),
+    };
+    let request = core.request_in(actor, Action::IssueX509, correlation)?;
+    let denial = match found.into_iter().find_map(Result::err) {
+        Some((_, denial)) => denial,
+        None => match snapshot.nearest(&parents, &attested.selectors, 1).pop() {
+            Some(near) => Denial::new(
+                Code::PermissionDenied,
+                Reason::NoEntry,
+                "no entry matches; this one came nearest and lacks a selector",
+            )
+            .with_rule(near.entry.id().to_string())
+            .with_attribute(near.missing.into_iter().next().unwrap_or_default()),
+            None => Denial::new(
+                Code::PermissionDenied,
+                Reason::NoEntry,
+                "no entry has this node as its parent",
+            ),
+        },
+    };
+    let source = format!("{} {}", node.id, attested.instance.key());
+    let record = core
+        .refusals
+        .record(&request, &source, &denial)
+        .map(|record| {
+            let mut record = record.about(&attested);
+            record.revision = snapshot.revision().0;
+            record
+        });
+    // Folded into an earlier record, it has none of its own to name.
+    let denial = if record.is_some() {
+        denial.with_decision(request.decision)
+    } else {
+        denial
+    };
+    core.note(record.into_iter().collect()).await;
+    Ok(Unmatched {
+        refused: Some(denial),
+        matching,
+    })
+}
+
 struct Caller<'a> {
     core: &'a Core,
     node: &'a Arc<Node>,
