@@ -124,6 +124,7 @@ async fn identity_arrives_rotates_and_goes() {
         }
     };
     // A second entry reaches the open stream, and its deletion too.
+    w.world.hand.advance(Duration::from_secs(1));
     let second = w.world.entry(&w.node, "/api", &[&me()]).await.unwrap();
     let both = next(&mut stream).await;
     assert_eq!(

@@ -67,8 +67,14 @@ pub(crate) async fn create(
 ) -> Result<Vec<Answer>, Denial> {
     too_many(specs.len())?;
     let request = core.request(caller.actor(), Action::EntryCreate)?;
+    // Drawn together and sorted: the order of a batch is the order of its ids, and so of its workloads' identities.
+    let mut ids = specs
+        .iter()
+        .map(|_| draw::uuid(request.at))
+        .collect::<Result<Vec<_>, _>>()?;
+    ids.sort_unstable();
     let mut drafts = Vec::with_capacity(specs.len());
-    for spec in specs {
+    for (spec, fresh) in specs.into_iter().zip(ids) {
         drafts.push(match spec {
             Err(denial) => Err(denial),
             Ok(mut spec) => {
@@ -76,7 +82,7 @@ pub(crate) async fn create(
                 spec.revision = 0;
                 let id = match spec.id.take() {
                     Some(id) => id,
-                    None => EntryId::Uuid(draw::uuid(request.at)?.into_bytes()),
+                    None => EntryId::Uuid(fresh.into_bytes()),
                 };
                 check_federation(&spec)
                     .and_then(|()| Entry::new(spec, id, &core.trust_domain).map_err(Denial::from))
