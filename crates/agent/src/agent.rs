@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use attesta_attest::{AttestError, Peer, PeerError};
-use attesta_runtime::{Clock, Live, ReadyGuards, Tasks, Wake};
+use attesta_runtime::{
+    Clock, Live, ReadyGuards, Tasks, Wake,
+    socket::{Listening, SocketError, listen},
+};
 use attesta_tls::IdentityError;
 use attesta_wire::{
     WORKLOAD_DESCRIPTOR_SET,
@@ -35,7 +38,6 @@ use crate::{
     peers::{Uids, incoming},
     rotate::Rotate,
     settings::{AgentSettings, Bootstrap},
-    sockets::{Listening, SocketError, listen},
     standing::Standing,
     status::{AgentStatus, Board},
     sync::Sync,

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use crate::sockets::Listening;
+use attesta_runtime::socket::Listening;
 
 /// How long accepting rests when the system has no descriptor left.
 const REST: Duration = Duration::from_millis(50);
@@ -213,7 +213,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::sockets::listen;
+    use attesta_runtime::socket::listen;
 
     #[test]
     fn each_user_has_its_own_places() {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct Unmatched {
         clippy::disallowed_types,
         reason = "held for one look-up or insert, never across an await"
     )]
-    reported: Mutex<HashMap<Key, (Timestamp, String)>>,
+    reported: std::sync::Mutex<HashMap<Key, (Timestamp, String)>>,
 }
 
 impl Unmatched {
@@ -50,7 +50,7 @@ impl Unmatched {
             link,
             clock,
             sync,
-            reported: Mutex::default(),
+            reported: Default::default(),
         }
     }
 

@@ -4,14 +4,14 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-        net::{UnixListener as StdListener, UnixStream as StdStream},
-    },
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::Clock;
 
 /// Longest path of a unix socket on Linux, in bytes (`sun_path`, with its NUL).
 pub const PATH_MAX: usize = 107;
@@ -65,11 +65,46 @@ pub enum SocketError {
     },
 }
 
-/// Listens on a unix socket with this mode. Must be called inside a tokio runtime.
+/// A socket that is listened on; its file goes with it, if it is still this one's.
+#[derive(Debug)]
+pub struct Listening {
+    listener: UnixListener,
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl Listening {
+    /// To accept on.
+    #[must_use]
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            // Nothing can be done about one that stays; the next start replaces it.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
+}
+
+/// Listens on a unix socket with this mode. A missing directory is made with mode 0755.
 ///
 /// # Errors
 /// [`SocketError`]; whatever was there before is untouched.
-pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
+pub async fn listen(path: &Path, mode: u32, clock: &Clock) -> Result<Listening, SocketError> {
     let io = |source| SocketError::Io {
         path: path.to_owned(),
         source,
@@ -82,34 +117,17 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
             len,
         });
     }
+    if path.file_name().is_none() {
+        return Err(SocketError::NotASocket {
+            path: path.to_owned(),
+        });
+    }
     let directory = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     own_directory(directory)?;
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(io(e)),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(SocketError::NotASocket {
-                path: path.to_owned(),
-            });
-        }
-        Ok(_) => match StdStream::connect(path) {
-            Ok(live) => {
-                let pid = rustix::net::sockopt::socket_peercred(&live)
-                    .ok()
-                    .map(|c| c.pid.as_raw_nonzero().get());
-                return Err(SocketError::InUse {
-                    path: path.to_owned(),
-                    pid,
-                });
-            }
-            // Refused: its process is gone. Anything else is somebody else's.
-            Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
-            Err(e) => return Err(io(e)),
-        },
-    }
+    check_free(path, clock).await?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(TEMPORARY);
     let temporary = PathBuf::from(temporary);
@@ -117,13 +135,60 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
         _ => {}
     }
-    let listener = StdListener::bind(&temporary).map_err(io)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).map_err(io)?;
-    fs::rename(&temporary, path).map_err(io)?;
-    listener.set_nonblocking(true).map_err(io)?;
-    UnixListener::from_std(listener).map_err(io)
+    let listener = UnixListener::bind(&temporary).map_err(io)?;
+    let published = fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| identity(path));
+    match published {
+        Ok(file) => Ok(Listening {
+            listener,
+            path: path.to_owned(),
+            file,
+        }),
+        Err(e) => {
+            drop(fs::remove_file(&temporary));
+            Err(io(e))
+        }
+    }
 }
 
+/// That nobody listens there. What a process that is gone has left may be replaced.
+async fn check_free(path: &Path, clock: &Clock) -> Result<(), SocketError> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(SocketError::Io {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(SocketError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match clock.timeout(PROBE, UnixStream::connect(path)).await {
+        Ok(Err(e)) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {
+            Ok(())
+        }
+        // It answers, or is too busy to: somebody is there.
+        answer => {
+            let live = answer.ok().and_then(Result::ok);
+            let pid = live
+                .and_then(|s| rustix::net::sockopt::socket_peercred(&s).ok())
+                .map(|c| c.pid.as_raw_nonzero().get());
+            Err(SocketError::InUse {
+                path: path.to_owned(),
+                pid,
+            })
+        }
+    }
+}
+
+/// How long a socket that is there may take to answer before it counts as live.
+const PROBE: Duration = Duration::from_secs(1);
 const TEMPORARY: &str = ".new";
 
 /// Makes a directory (mode 0755) if there is none, and checks that only its owner, us or root, can change what is in it.
@@ -202,27 +267,51 @@ mod tests {
         dir
     }
 
+    async fn bind(path: &Path, mode: u32) -> Result<Listening, SocketError> {
+        listen(path, mode, &Clock::system()).await
+    }
+
     #[tokio::test]
     async fn a_live_socket_stays_and_a_stale_one_goes() {
         let dir = directory("live");
-        let path = dir.join("s.sock");
-        let first = bind(&path, 0o660).unwrap();
+        let path = dir.join("made").join("s.sock");
+        let first = bind(&path, 0o660).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
-        match bind(&path, 0o660) {
+        assert_eq!(
+            fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
+            0o755
+        );
+        match bind(&path, 0o660).await {
             Err(SocketError::InUse { pid, .. }) => {
                 assert_eq!(pid, i32::try_from(std::process::id()).ok())
             }
             other => panic!("{other:?}"),
         }
         drop(first);
-        drop(bind(&path, 0o777).unwrap());
-        fs::remove_file(&path).unwrap();
+        assert!(!path.exists(), "it goes with its listener");
+        // What a killed process leaves.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(bind(&path, 0o777).await.unwrap());
         fs::write(&path, "a file").unwrap();
         assert!(matches!(
-            bind(&path, 0o660),
+            bind(&path, 0o660).await,
             Err(SocketError::NotASocket { .. })
         ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_another_put_there_is_left() {
+        let dir = directory("other");
+        let path = dir.join("s.sock");
+        let first = bind(&path, 0o660).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = bind(&path, 0o660).await.unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -232,24 +321,25 @@ mod tests {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(
             bind(&dir.join("s.sock"), 0o660)
+                .await
                 .unwrap_err()
                 .to_string()
                 .contains("chmod go-w")
         );
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777)).unwrap();
         assert!(matches!(
-            bind(&dir.join("s.sock"), 0o660),
+            bind(&dir.join("s.sock"), 0o660).await,
             Err(SocketError::Directory { .. })
         ));
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let link = dir.join("link");
         std::os::unix::fs::symlink(&dir, &link).unwrap();
         assert!(matches!(
-            bind(&link.join("s.sock"), 0o660),
+            bind(&link.join("s.sock"), 0o660).await,
             Err(SocketError::Directory { .. })
         ));
         assert!(matches!(
-            bind(&dir.join("x".repeat(120)), 0o660),
+            bind(&dir.join("x".repeat(120)), 0o660).await,
             Err(SocketError::TooLong { .. })
         ));
         fs::remove_dir_all(dir).unwrap();

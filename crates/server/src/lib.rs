@@ -9,6 +9,7 @@ mod door;
 mod flow;
 mod guard;
 mod listen;
+mod places;
 mod refusals;
 mod seen;
 mod server;

@@ -9,16 +9,19 @@ use std::{
 };
 
 use attesta_attest::Peer;
-use attesta_runtime::Tasks;
+use attesta_runtime::{Tasks, socket::Listening};
 use attesta_tls::{ServerConfig, ServerStream, accept, peer_of};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{Semaphore, mpsc},
 };
 use tonic::transport::server::Connected;
 
-use crate::caller::{From, Origin};
+use crate::{
+    caller::{From, Origin},
+    places::{Place, Places},
+};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -33,6 +36,8 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(crate) struct Connection {
     io: Io,
     origin: Origin,
+    /// Its place among the connections there may be; given back with the connection.
+    _place: Option<Place>,
 }
 
 enum Io {
@@ -59,7 +64,8 @@ pub(crate) fn tcp(
     let (out, accepted) = mpsc::channel(ACCEPTED);
     let (stop, spawner) = (tasks.stopping(), tasks.clone());
     tasks.spawn("accept-tcp", async move {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES.min(connections.max(1))));
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let places = Places::new(connections);
         loop {
             let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
                 return;
@@ -75,6 +81,10 @@ pub(crate) fn tcp(
                     continue;
                 }
             };
+            let Some(mut place) = places.take(address.ip()) else {
+                tracing::debug!(from = %address, "too many connections: closed");
+                continue;
+            };
             if let Err(e) = stream.set_nodelay(true) {
                 tracing::debug!(error = %e, "TCP_NODELAY");
             }
@@ -84,6 +94,9 @@ pub(crate) fn tcp(
                     Ok(stream) => {
                         drop(permit);
                         let peer = peer_of(stream.get_ref().1).map(Arc::new);
+                        if peer.is_some() {
+                            place.known();
+                        }
                         let origin = Origin::Tls {
                             peer,
                             from: From::Address(address),
@@ -93,6 +106,7 @@ pub(crate) fn tcp(
                             Connection {
                                 io: Io::Tcp(Box::new(stream)),
                                 origin,
+                                _place: Some(place),
                             },
                         )
                         .await;
@@ -133,6 +147,7 @@ pub(crate) fn inside(
                             Connection {
                                 io: Io::Inside(Box::new(stream)),
                                 origin,
+                                _place: None,
                             },
                         )
                         .await;
@@ -146,17 +161,14 @@ pub(crate) fn inside(
 }
 
 /// Accepts administrators; the kernel says who they are.
-pub(crate) fn unix(
-    tasks: &Tasks,
-    listener: UnixListener,
-) -> mpsc::Receiver<io::Result<Connection>> {
+pub(crate) fn unix(tasks: &Tasks, listener: Listening) -> mpsc::Receiver<io::Result<Connection>> {
     let (out, accepted) = mpsc::channel(ACCEPTED);
     let stop = tasks.stopping();
     tasks.spawn("accept-admin", async move {
         loop {
             let incoming = tokio::select! {
                 () = stop.cancelled() => return,
-                incoming = listener.accept() => incoming,
+                incoming = listener.listener().accept() => incoming,
             };
             let stream = match incoming {
                 Ok((stream, _)) => stream,
@@ -166,7 +178,7 @@ pub(crate) fn unix(
                 }
             };
             match admin(&stream) {
-                Ok(origin) => hand_on(&out, Connection { io: Io::Unix(stream), origin }).await,
+                Ok(origin) => hand_on(&out, Connection { io: Io::Unix(stream), origin, _place: None }).await,
                 Err(e) => tracing::warn!(error = %e, "a connection to the admin socket was dropped: its peer could not be read"),
             }
         }

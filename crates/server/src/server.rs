@@ -26,11 +26,7 @@ use attesta_wire::proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::{
-    io::DuplexStream,
-    net::{TcpListener, UnixListener},
-    sync::mpsc,
-};
+use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Router;
 
@@ -94,7 +90,7 @@ pub struct Server {
     identity: Writer<Identity>,
     due: Timestamp,
     tcp: Option<TcpListener>,
-    admin: Option<UnixListener>,
+    admin: Option<socket::Listening>,
     inside: Option<mpsc::Receiver<DuplexStream>>,
     connections: usize,
 }
@@ -208,10 +204,10 @@ impl Server {
             ),
         };
         let address = tcp.as_ref().and_then(|l| l.local_addr().ok());
-        let admin = settings
-            .admin_socket
-            .map(|s| socket::bind(&s.path, 0o660))
-            .transpose()?;
+        let admin = match &settings.admin_socket {
+            None => None,
+            Some(s) => Some(socket::listen(&s.path, 0o660, &clock).await?),
+        };
         let (_listening, listening) = live(address.map(|a| a.to_string()).unwrap_or_default());
         let mut wanted_keys = vec![(KeyKind::X509, settings.ca_key)];
         wanted_keys.extend(settings.jwt_keys.iter().map(|a| (KeyKind::Jwt, *a)));

@@ -2,8 +2,6 @@
 //! No credential without its record; no acknowledged change that is gone; nothing half.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
     reason = "a test says what went wrong by stopping"
 )]
 

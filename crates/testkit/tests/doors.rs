@@ -1,12 +1,5 @@
 //! The table of all RPCs, each called as stranger, workload, agent, banned agent and administrator: the answer and the
 //! record of every refusal are checked. An RPC that has no door, or a door that is not in the table, fails here.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test says what went wrong by stopping"
-)]
-
 use std::{collections::BTreeSet, time::Duration};
 
 use attesta_server::{Level, RPCS};

@@ -1,8 +1,6 @@
 //! Each flow on the real server with a hand-turned clock, and each failure of it.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
     reason = "a test says what went wrong by stopping"
 )]
 
