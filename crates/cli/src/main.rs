@@ -20,6 +20,10 @@ use crate::{
     output::{Failure, report},
 };
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Short-lived, attested identities for workloads
 #[derive(Parser)]
 #[command(name = "attesta", version, after_help = EXITS, after_long_help = EXITS, arg_required_else_help = true)]
