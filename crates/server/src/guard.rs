@@ -195,8 +195,8 @@ async fn refused(core: &Core, origin: &Origin, rpc: &Rpc, denial: Denial) -> ton
     let denial = denial.with_rule(rpc.path);
     match core.request(Actor::Stranger(source.clone()), action(rpc.path)) {
         Ok(request) => {
-            let record = core.refusals.record(&request, &source, &denial);
-            core.note(record.into_iter().collect()).await;
+            let folded = core.refusals.fold(&request, &source, denial.clone());
+            core.note(folded.record.into_iter().collect()).await;
         }
         Err(e) => tracing::error!(error = %e, "a refusal could not be recorded"),
     }

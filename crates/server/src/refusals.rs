@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use attesta_model::{Denial, Record, Request};
+use attesta_model::{DecisionId, Denial, Record, Request};
 use jiff::Timestamp;
 
 /// How long equal refusals are one.
@@ -26,16 +26,20 @@ pub(crate) struct Refusals {
 struct Open {
     since: Timestamp,
     more: u32,
+    decision: DecisionId,
+}
+
+/// What a refusal is written down as.
+pub(crate) struct Folded {
+    /// The denial, naming the record that stands for it: its own, or that of its like within the last minute.
+    pub(crate) denial: Denial,
+    /// Its own record, where it has one.
+    pub(crate) record: Option<Record>,
 }
 
 impl Refusals {
-    /// The record of a refusal, unless an equal one was recorded within the last minute; it then counts for the next.
-    pub(crate) fn record(
-        &self,
-        request: &Request,
-        source: &str,
-        denial: &Denial,
-    ) -> Option<Record> {
+    /// Folds a refusal: an equal one within the last minute stands for it, and the next record counts it.
+    pub(crate) fn fold(&self, request: &Request, source: &str, denial: Denial) -> Folded {
         let mut open = self
             .open
             .lock()
@@ -49,7 +53,10 @@ impl Refusals {
         let folded = match open.get_mut(&key) {
             Some(o) if fresh(o) => {
                 o.more = o.more.saturating_add(1);
-                return None;
+                return Folded {
+                    denial: denial.with_decision(o.decision),
+                    record: None,
+                };
             }
             Some(o) => o.more,
             None => 0,
@@ -60,16 +67,21 @@ impl Refusals {
                 open.clear();
             }
         }
+        let decision = request.decision;
         open.insert(
             key,
             Open {
                 since: request.at,
                 more: 0,
+                decision,
             },
         );
-        let mut record = Record::denied(request, denial);
+        let mut record = Record::denied(request, &denial);
         record.count = folded.saturating_add(1);
-        Some(record)
+        Folded {
+            denial: denial.with_decision(decision),
+            record: Some(record),
+        }
     }
 }
 
@@ -94,14 +106,20 @@ mod tests {
             .into_iter()
             .map(|s| {
                 refusals
-                    .record(&at(s), "127.0.0.1", &denial)
+                    .fold(&at(s), "127.0.0.1", denial.clone())
+                    .record
                     .map(|r| r.count)
             })
             .collect();
         assert_eq!(counts, [Some(1), None, None, Some(3), None]);
-        assert!(refusals.record(&at(61), "127.0.0.2", &denial).is_some());
+        assert!(
+            refusals
+                .fold(&at(61), "127.0.0.2", denial.clone())
+                .record
+                .is_some()
+        );
         for i in 0..2 * SOURCES {
-            refusals.record(&at(61), &format!("source {i}"), &denial);
+            drop(refusals.fold(&at(61), &format!("source {i}"), denial.clone()));
         }
         assert!(refusals.open.lock().unwrap().len() <= SOURCES);
     }

@@ -376,9 +376,9 @@ impl Conversation {
             return denial;
         };
         let source = request.actor.to_string();
-        let record = self.core.refusals.record(&request, &source, &denial);
-        self.core.note(record.into_iter().collect()).await;
-        denial.with_decision(request.decision)
+        let folded = self.core.refusals.fold(&request, &source, denial);
+        self.core.note(folded.record.into_iter().collect()).await;
+        folded.denial
     }
 }
 

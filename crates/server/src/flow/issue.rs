@@ -176,20 +176,13 @@ pub(crate) async fn unmatched(
         },
     };
     let source = format!("{} {}", node.id, attested.instance.key());
-    let record = core
-        .refusals
-        .record(&request, &source, &denial)
-        .map(|record| {
-            let mut record = record.about(&attested);
-            record.revision = snapshot.revision().0;
-            record
-        });
-    // Folded into an earlier record, it has none of its own to name.
-    let denial = if record.is_some() {
-        denial.with_decision(request.decision)
-    } else {
-        denial
-    };
+    let folded = core.refusals.fold(&request, &source, denial);
+    let denial = folded.denial;
+    let record = folded.record.map(|record| {
+        let mut record = record.about(&attested);
+        record.revision = snapshot.revision().0;
+        record
+    });
     core.note(record.into_iter().collect()).await;
     Ok(Unmatched {
         refused: Some(denial),
@@ -258,12 +251,8 @@ impl Caller<'_> {
             }
             Err(denial) => {
                 let source = format!("{} {} {}", self.node.id, attested.instance.key(), ask.entry);
-                let record = self
-                    .core
-                    .refusals
-                    .record(&request, &source, &denial)
-                    .map(complete);
-                (Err(denial.with_decision(request.decision)), record)
+                let folded = self.core.refusals.fold(&request, &source, denial);
+                (Err(folded.denial), folded.record.map(complete))
             }
         })
     }

@@ -41,12 +41,10 @@ pub(crate) async fn renew(
     let (permit, record) = match core.decide(&request, about) {
         Ok(decided) => decided,
         Err(denial) => {
-            let record = core
-                .refusals
-                .record(&request, node.id.as_str(), &denial)
-                .map(complete);
-            core.note(record.into_iter().collect()).await;
-            return Err(denial.with_decision(request.decision));
+            let folded = core.refusals.fold(&request, node.id.as_str(), denial);
+            core.note(folded.record.into_iter().map(complete).collect())
+                .await;
+            return Err(folded.denial);
         }
     };
     let drawn = core.drawn(request.at)?;
