@@ -311,6 +311,13 @@ impl Ledger {
 
     /// Refuses new commands, finishes those that wait, and returns when the backend is released.
     pub async fn close(self) {
+        let readers = self
+            .0
+            .clock
+            .timeout(self.0.deadline, self.0.readers.close());
+        if readers.await.is_err() {
+            tracing::warn!("a query of records outlives the ledger");
+        }
         // A failed send means that the writer has ended already, which is what we wait for.
         if self.0.queue.send(Message::Close).await.is_err() {
             tracing::debug!("the ledger's writer had ended before it was closed");

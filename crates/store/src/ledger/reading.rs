@@ -9,7 +9,7 @@ use super::unavailable;
 use crate::{OpenRecords, RecordPage, RecordQuery, Records};
 
 /// Most queries at a time.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: u32 = 4;
 
 /// See the module.
 pub(super) struct Readers {
@@ -23,7 +23,17 @@ impl Readers {
         Self {
             open: Arc::new(open),
             idle: Mutex::new(Vec::new()),
-            permits: Semaphore::new(CONNECTIONS),
+            permits: Semaphore::new(CONNECTIONS as usize),
+        }
+    }
+
+    /// Waits for the queries under way, closes every connection, and refuses what comes after: SQLite removes its log
+    /// beside the database when the last connection goes, which must be the writer's.
+    pub(super) async fn close(&self) {
+        if let Ok(all) = self.permits.acquire_many(CONNECTIONS).await {
+            self.idle.lock().await.clear();
+            self.permits.close();
+            drop(all);
         }
     }
 
