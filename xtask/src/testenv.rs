@@ -49,7 +49,8 @@ impl TestEnv {
                 Err(why) => lacking.push(format!("tests with the probe driver: {why:#}")),
             }
         } else {
-            // Not part of the project, so that a checkout alone can still pass.
+            // Not part of the project, so that a checkout alone can still pass: the empty value says that it was seen.
+            environment.variables.push((PROBE, OsString::new()));
             environment.miss(format!(
                 "tests with the probe driver: no {}",
                 source.display()

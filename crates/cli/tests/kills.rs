@@ -4,6 +4,7 @@
 //! A dozen kills in the normal run; `ATTESTA_TEST_KILLS=200` for the long one.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
     reason = "a test that fails says so by panicking, and waits in real time"
