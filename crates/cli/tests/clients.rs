@@ -5,7 +5,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::string_slice,
     clippy::panic,
     clippy::disallowed_methods,
     reason = "a test that fails says so by panicking, and waits in real time"
