@@ -7,6 +7,7 @@ mod agent;
 mod authorized;
 mod door;
 mod holdings;
+mod host;
 mod identity;
 mod instances;
 mod issue;

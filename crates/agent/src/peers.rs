@@ -8,7 +8,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -22,6 +22,8 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use attesta_runtime::socket::Listening;
+
+use crate::host::Host;
 
 /// How long accepting rests when the system has no descriptor left.
 const REST: Duration = Duration::from_millis(50);
@@ -96,6 +98,7 @@ impl Caller {
 /// One connection.
 pub(crate) struct Connection {
     stream: UnixStream,
+    host: Host,
     caller: Caller,
     _slot: Slot,
 }
@@ -160,6 +163,7 @@ fn admit(stream: UnixStream, uids: &Uids, limit: u32) -> Result<Connection, Refu
     let peer = Peer::of(&stream);
     Ok(Connection {
         stream,
+        host: Host::new(),
         caller: Caller { uid, peer },
         _slot: slot,
     })
@@ -171,7 +175,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Some(bytes) = buf.filled_mut().get_mut(before..) {
+            self.host.pass(bytes);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
