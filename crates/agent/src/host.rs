@@ -341,7 +341,12 @@ mod tests {
             } else {
                 let rest = u16::try_from(length - 127).unwrap();
                 assert!(rest < 1 << 14);
-                vec![0x7f, (rest & 0x7f) as u8 | 0x80, (rest >> 7) as u8]
+                let [low, high] = [rest & 0x7f | 0x80, rest >> 7];
+                vec![
+                    0x7f,
+                    u8::try_from(low).unwrap(),
+                    u8::try_from(high).unwrap(),
+                ]
             };
             out.extend(text.bytes());
             out

@@ -20,7 +20,7 @@ use crate::harness::{PATIENCE, Running};
 
 const ORDERS: &str = "spiffe://example.org/orders";
 const PAYMENTS: &str = "spiffe://example.org/payments";
-/// At half of it the certificate is replaced, so 20 of them need 40 seconds.
+/// Replaced at half of it, give or take; the agent looks each second, so 20 of them need 40 to 60 seconds.
 const TTL: &str = "4s";
 const ROTATIONS: usize = 20;
 
