@@ -59,6 +59,4 @@ pub struct JoinToken {
     pub hash: TokenHash,
     /// When it is worthless.
     pub expires_at: Timestamp,
-    /// The id of the node that joins by it.
-    pub node: SpiffeId,
 }

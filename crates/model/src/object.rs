@@ -249,7 +249,6 @@ mod tests {
         round(Object::Token(Arc::new(JoinToken {
             hash: TokenHash([7; 32]),
             expires_at: at,
-            node,
         })));
         round(Object::Authority(Arc::new(AuthorityKey {
             id: KeyId::parse("abc").unwrap(),

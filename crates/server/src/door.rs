@@ -9,7 +9,7 @@ pub(crate) mod link;
 pub(crate) mod svid;
 
 use attesta_authority::{Credential, IssuedX509, SubjectKey};
-use attesta_model::{Code, Denial, Reason};
+use attesta_model::{Code, Denial, FieldError, Reason};
 use attesta_wire::{id, proto::spire::api::types, status};
 
 /// A call's refusal, whole: for admins and for agents about what is theirs.
@@ -32,6 +32,20 @@ pub(crate) fn stranger(denial: &Denial) -> tonic::Status {
         out.metadata_mut().insert("attesta-decision-id", value);
     }
     out
+}
+
+/// A malformed field of a request, with its value, bounded and printable.
+pub(crate) fn malformed(
+    field: &'static str,
+    value: impl ToString,
+    why: &'static str,
+) -> tonic::Status {
+    tonic::Status::invalid_argument(FieldError::new(field, value.to_string(), why).to_string())
+}
+
+/// A token that no page of ours ended with.
+pub(crate) fn foreign_page_token(token: &str) -> tonic::Status {
+    malformed("page_token", token, "is none of this server's")
 }
 
 /// A request's key, once its signature has proven possession; SPIRE's words where it has some.

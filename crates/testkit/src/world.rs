@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use attesta_attest::node::{ServerSettings as Attestors, Verifiers};
 use attesta_authority::{Kek, Lifetimes, ring::Limits};
-use attesta_model::KeyAlgorithm;
+use attesta_model::{KeyAlgorithm, KeyKind};
 use attesta_policy::Policies;
 use attesta_runtime::{Clock, ClockHand, Readiness, ReadyGuards, Tasks, readiness};
 use attesta_server::{AdminSocket, Server, ServerSettings, Started};
@@ -74,6 +74,8 @@ pub struct World {
     pub readiness: Readiness,
     /// To hold it back.
     pub guards: ReadyGuards,
+    lifetimes: Lifetimes,
+    wanted: Vec<(KeyKind, KeyAlgorithm)>,
     dir: TempDir,
 }
 
@@ -108,6 +110,9 @@ impl World {
             a.join_token = true;
             a
         });
+        let lifetimes = options.lifetimes;
+        let mut wanted = vec![(KeyKind::X509, options.ca_key)];
+        wanted.extend(options.jwt_keys.iter().map(|a| (KeyKind::Jwt, *a)));
         let mut texts = vec![("default.cedar", Policies::DEFAULT)];
         texts.extend(
             options
@@ -155,8 +160,42 @@ impl World {
             started,
             readiness,
             guards,
+            lifetimes,
+            wanted,
             dir,
         })
+    }
+
+    /// Waits until the server's tasks have done what the clock asks for: authorities turned over, and its own certificate
+    /// good. Should a task have looked at the clock just before it was turned, it is turned by one more of its periods.
+    ///
+    /// # Errors
+    /// They have not within ten seconds.
+    pub async fn settle(&self) -> Result<()> {
+        let settled = async {
+            for round in 1u32.. {
+                if round.is_multiple_of(30) {
+                    self.hand.advance(Duration::from_secs(11));
+                }
+                let due = attesta_authority::lifecycle::due(
+                    &self.started.snapshot.load(),
+                    &self.wanted,
+                    &self.lifetimes,
+                    self.clock.now(),
+                );
+                if due.is_empty() && self.tls(None).await.is_ok() {
+                    return;
+                }
+                let rest = self
+                    .clock
+                    .timeout(Duration::from_millis(1), std::future::pending::<()>());
+                rest.await.err();
+            }
+        };
+        self.clock
+            .timeout(Duration::from_secs(10), settled)
+            .await
+            .context("the server's tasks did not settle")
     }
 
     /// A path in this world's own directory.

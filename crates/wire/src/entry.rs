@@ -142,7 +142,10 @@ pub fn from_wire(e: &types::Entry) -> Result<EntrySpec, FieldError> {
         } else {
             Some(EntryId::parse(&e.id).map_err(|why| FieldError::new("id", &e.id, why))?)
         },
-        spiffe_id: e.spiffe_id.as_ref().map(id::text).unwrap_or_default(),
+        spiffe_id: match &e.spiffe_id {
+            None => String::new(),
+            some => id::from_wire("spiffe_id", some.as_ref())?.to_string(),
+        },
         parent,
         selectors: e
             .selectors

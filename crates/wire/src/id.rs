@@ -1,7 +1,7 @@
 //! SPIFFE IDs on SPIRE's wire: trust domain and path apart.
 
 use attesta_model::FieldError;
-use attesta_spiffe::SpiffeId;
+use attesta_spiffe::{SpiffeId, TrustDomain};
 
 use crate::proto::spire::api::types;
 
@@ -38,5 +38,13 @@ pub fn from_wire(
         ));
     }
     let text = text(id);
-    SpiffeId::parse(&text).map_err(|e| FieldError::new(field, &text, e))
+    let bad = |why: &dyn std::fmt::Display| FieldError::new(field, &text, why);
+    // Each part is what it says: a trust domain with a slash in it would lend its rest to the path.
+    TrustDomain::parse(&id.trust_domain).map_err(|e| bad(&e))?;
+    let parsed = SpiffeId::parse(&text).map_err(|e| bad(&e))?;
+    if parsed.trust_domain_name() == id.trust_domain && parsed.path() == id.path {
+        Ok(parsed)
+    } else {
+        Err(bad(&"is not what its trust domain and its path say apart"))
+    }
 }

@@ -85,7 +85,6 @@ struct NodeBody {
 struct TokenBody {
     v: u32,
     expires_at: i64,
-    node: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,7 +134,6 @@ pub(super) fn write(object: &Object) -> Vec<u8> {
         Object::Token(t) => serde_json::to_vec(&TokenBody {
             v: VERSION,
             expires_at: t.expires_at.as_millisecond(),
-            node: t.node.to_string(),
         }),
         Object::Authority(a) => serde_json::to_vec(&AuthorityBody {
             v: VERSION,
@@ -298,7 +296,6 @@ fn read_token(key: &str, body: &[u8]) -> Result<JoinToken, String> {
     Ok(JoinToken {
         hash: TokenHash(hash),
         expires_at: milli(b.expires_at)?,
-        node: SpiffeId::parse(&b.node).map_err(|e| e.to_string())?,
     })
 }
 

@@ -18,7 +18,7 @@ use futures::Stream;
 use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 
-use super::refusal;
+use super::{foreign_page_token, malformed, refusal};
 use crate::{
     core::Core,
     flow::{
@@ -155,7 +155,7 @@ impl Admin for Door {
         let page = match usize::try_from(request.page_size) {
             Ok(0) => PAGE,
             Ok(n) => n.min(PAGE),
-            Err(_) => return Err(Status::invalid_argument("page_size is negative")),
+            Err(_) => return Err(malformed("page_size", request.page_size, "is negative")),
         };
         let snapshot = self.0.ledger.snapshot();
         let mut found = snapshot.entries_after(after.as_ref()).filter(|e| {
@@ -190,13 +190,10 @@ impl Admin for Door {
                 Status::invalid_argument(FieldError::new(field, ms.to_string(), e).to_string())
             }),
         };
-        let after =
-            match request.page_token.as_str() {
-                "" => None,
-                token => Some(Cursor::parse(token).ok_or_else(|| {
-                    Status::invalid_argument("page_token is none of this server's")
-                })?),
-            };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(Cursor::parse(token).ok_or_else(|| foreign_page_token(token))?),
+        };
         let query = RecordQuery {
             from: time("since_ms", request.since_ms)?,
             until: time("until_ms", request.until_ms)?,
@@ -206,7 +203,8 @@ impl Admin for Door {
                 Order::Oldest
             },
             after,
-            limit: usize::try_from(request.page_size).unwrap_or(0),
+            limit: usize::try_from(request.page_size)
+                .map_err(|_| malformed("page_size", request.page_size, "is negative"))?,
             ..narrowed(
                 request.subject,
                 request.instance,

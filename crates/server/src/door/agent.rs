@@ -19,7 +19,7 @@ use futures::Stream;
 use jiff::Timestamp;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{refusal, stranger, subject_key, x509_to_wire};
+use super::{foreign_page_token, malformed, refusal, stranger, subject_key, x509_to_wire};
 use crate::{
     caller::Caller,
     core::{BEFORE_SEND, Core},
@@ -155,15 +155,12 @@ impl Agent for Door {
         let filter = filter.unwrap_or_default().parse()?;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(
-                SpiffeId::parse(token)
-                    .map_err(|_| Status::invalid_argument("page_token is none of this server's"))?,
-            ),
+            token => Some(SpiffeId::parse(token).map_err(|_| foreign_page_token(token))?),
         };
         let page = match usize::try_from(request.page_size) {
             Ok(0) => usize::MAX,
             Ok(n) => n.min(PAGE),
-            Err(_) => return Err(Status::invalid_argument("page_size is negative")),
+            Err(_) => return Err(malformed("page_size", request.page_size, "is negative")),
         };
         let snapshot = self.0.ledger.snapshot();
         let mut found = snapshot
@@ -234,7 +231,7 @@ impl Agent for Door {
         let caller = guard::caller(&request)?;
         let request = request.into_inner();
         let ttl =
-            u64::try_from(request.ttl).map_err(|_| Status::invalid_argument("ttl is negative"))?;
+            u64::try_from(request.ttl).map_err(|_| malformed("ttl", request.ttl, "is negative"))?;
         let alias = match request.agent_id {
             None => None,
             some => Some(
@@ -410,7 +407,10 @@ impl Filter {
         // SPIRE's CLI writes Go's default time: `2006-01-02 15:04:05 -0700 -07`; RFC 3339 is understood as well.
         let expires_before = match self.expires_before.as_str() {
             "" => None,
-            text => Some(parse_time(text).ok_or_else(|| Status::invalid_argument("by_expires_before is no time; write it as 2026-01-02 15:04:05 -0700 or RFC 3339"))?),
+            text => Some(parse_time(text).ok_or_else(|| {
+                let why = "is no time; write it as 2026-01-02 15:04:05 -0700 or RFC 3339";
+                malformed("by_expires_before", text, why)
+            })?),
         };
         Ok(Parsed {
             attestor: self.attestor,

@@ -19,7 +19,7 @@ use attesta_wire::{
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::refusal;
+use super::{foreign_page_token, malformed, refusal};
 use crate::{
     caller::Caller,
     core::Core,
@@ -82,15 +82,12 @@ impl entry_server::Entry for Door {
         let filter = filter.unwrap_or_default().parse()?;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(
-                EntryId::parse(token)
-                    .map_err(|_| Status::invalid_argument("page_token is none of this server's"))?,
-            ),
+            token => Some(EntryId::parse(token).map_err(|_| foreign_page_token(token))?),
         };
         let page = match usize::try_from(request.page_size) {
             Ok(0) => usize::MAX,
             Ok(n) => n,
-            Err(_) => return Err(Status::invalid_argument("page_size is negative")),
+            Err(_) => return Err(malformed("page_size", request.page_size, "is negative")),
         };
         let snapshot = self.0.ledger.snapshot();
         let mut found = filter
@@ -538,7 +535,11 @@ impl Raw {
                 let names = m
                     .trust_domains
                     .iter()
-                    .map(|t| TrustDomain::from_name_or_id(t).map(|t| t.as_str().to_owned()))
+                    .map(|t| {
+                        TrustDomain::from_name_or_id(t)
+                            .map(|t| t.as_str().to_owned())
+                            .map_err(|e| FieldError::new("trust_domains", t, e))
+                    })
                     .collect::<Result<Vec<_>, _>>();
                 Some((
                     how,

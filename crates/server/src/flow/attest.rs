@@ -6,7 +6,7 @@ use attesta_attest::node::{Proven, attested};
 use attesta_authority::{Credential, IssuedX509, Prepared, SubjectKey};
 use attesta_model::{
     Action, Actor, Attested, Change, Code, Denial, Node, Object, Once, OnceHolder, Outcome, Plan,
-    Reason, Record, Request, Snapshot, request::serial_time,
+    Reason, Record, Request, Revision, Snapshot, request::serial_time,
 };
 use attesta_policy::{About, Want};
 use attesta_spiffe::SpiffeId;
@@ -39,29 +39,29 @@ pub(crate) async fn admit(
     let drawn = core.drawn(request.at)?;
     let holder = OnceHolder(key.digest());
     let once = evidence.once.as_ref().map(|o| (once_key(o), holder));
-    let command = {
-        let (core, request, id) = (Arc::clone(core), request.clone(), id.clone());
-        let command = Command {
-            core,
-            request,
-            id,
-            evidence,
-            attestor,
-            can_reattest,
-            key,
-            drawn,
-            holder,
-        };
-        move |snapshot: &Snapshot, used: Used| command.plan(snapshot, &used)
+    let command = Arc::new(Command {
+        core: Arc::clone(core),
+        request,
+        id: id.clone(),
+        evidence,
+        attestor,
+        can_reattest,
+        key,
+        drawn,
+        holder,
+    });
+    let committed = {
+        let command = Arc::clone(&command);
+        let plan = move |snapshot: &Snapshot, used: Used| command.plan(snapshot, &used);
+        core.ledger.commit(once, plan)
     };
-    let committed = core
-        .ledger
-        .commit(once, command)
+    let committed = committed
         .await
-        .map_err(|d| d.with_decision(request.decision))?;
-    let prepared = committed
-        .value
-        .map_err(|d| d.with_decision(request.decision))?;
+        .map_err(|d| d.with_decision(command.request.decision))?;
+    let prepared = match committed.value {
+        Ok(prepared) => prepared,
+        Err((denial, revision)) => return Err(command.refused(denial, revision).await),
+    };
     let receipt =
         committed.receipts.into_iter().next().ok_or_else(|| {
             Denial::new(Code::Internal, Reason::Ledger, "the ledger gave no receipt")
@@ -97,29 +97,16 @@ struct Command {
     holder: OnceHolder,
 }
 
+/// The certificate that may be signed, or the refusal and the revision on which it was made.
+type Verdict = Result<Prepared, (Denial, Revision)>;
+
 impl Command {
-    /// The whole on one snapshot. A refusal of someone who proved something is a record too.
-    fn plan(
-        &self,
-        snapshot: &Snapshot,
-        used: &Used,
-    ) -> Result<Plan<Result<Prepared, Denial>>, Denial> {
-        let complete = |mut record: Record| {
-            record = record.about(&self.evidence);
-            // A join token's node is named by the token: one that was not used up stays out of the log.
-            let refused = matches!(record.outcome, Outcome::Denied(_));
-            if !(refused && matches!(self.evidence.once, Some(Once::Issued(_)))) {
-                record.subject = Some(self.id.clone());
-            }
-            record.revision = snapshot.revision().0;
-            record.note = self.attestor.to_owned();
-            record
-        };
+    /// The whole on one snapshot, or the refusal and the revision on which it was made.
+    fn plan(&self, snapshot: &Snapshot, used: &Used) -> Result<Plan<Verdict>, Denial> {
         match self.admit(snapshot, used) {
-            Err(denial) => Ok(Plan::answer(Err(denial.clone()))
-                .record(complete(Record::denied(&self.request, &denial)))),
+            Err(denial) => Ok(Plan::answer(Err((denial, snapshot.revision())))),
             Ok((prepared, record, node, retry)) => {
-                let mut record = prepared.describe(complete(record));
+                let mut record = prepared.describe(self.complete(record, snapshot.revision()));
                 record.retry = retry;
                 let object = Object::Node(Arc::new(node));
                 record.changes = vec![(object.key(), true)];
@@ -135,6 +122,35 @@ impl Command {
                 Ok(plan)
             }
         }
+    }
+
+    fn complete(&self, record: Record, revision: Revision) -> Record {
+        let mut record = record.about(&self.evidence);
+        // A join token's node is named by the token: one that was not used up stays out of the log.
+        if !(matches!(record.outcome, Outcome::Denied(_)) && self.by_token()) {
+            record.subject = Some(self.id.clone());
+        }
+        record.revision = revision.0;
+        record.note = self.attestor.to_owned();
+        record
+    }
+
+    fn by_token(&self) -> bool {
+        matches!(self.evidence.once, Some(Once::Issued(_)))
+    }
+
+    /// Writes a refusal down, folded: whoever guesses tokens is one source whatever it guesses, and a node that proved
+    /// who it is is one wherever it calls from. Not part of the plan, which may be run again.
+    async fn refused(&self, denial: Denial, revision: Revision) -> Denial {
+        let source = if self.by_token() {
+            self.request.actor.to_string()
+        } else {
+            self.id.to_string()
+        };
+        let folded = self.core.refusals.fold(&self.request, &source, denial);
+        let record = folded.record.map(|record| self.complete(record, revision));
+        self.core.note(record.into_iter().collect()).await;
+        folded.denial
     }
 
     fn admit(

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use attesta_authority::draw;
 use attesta_model::{
-    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, JoinToken, Node, Object, ObjectKey,
-    Parent, Plan, Reason, Record, Request, Snapshot, TokenHash,
+    Action, Change, Code, Denial, Entry, EntryId, EntrySpec, FieldError, JoinToken, Node, Object,
+    ObjectKey, Parent, Plan, Reason, Record, Request, Snapshot, TokenHash,
 };
 use attesta_policy::About;
 use attesta_spiffe::SpiffeId;
@@ -126,10 +126,12 @@ pub(crate) async fn create_token(
         ));
     }
     if ttl > TOKEN_TTL_MAX {
-        return Err(Denial::field(
+        return Err(FieldError::new(
             "ttl",
-            "ttl is longer than 30 days; a token that lies about for long is a secret that leaks",
-        ));
+            ttl.as_secs().to_string(),
+            "is longer than 30 days; a token that lies about for long is a secret that leaks",
+        )
+        .into());
     }
     let request = core.request(caller.actor(), Action::TokenCreate)?;
     let value = match value {
@@ -151,11 +153,7 @@ pub(crate) async fn create_token(
         .at
         .checked_add(ttl)
         .map_err(|e| Denial::field("ttl", e.to_string()))?;
-    let token = Arc::new(JoinToken {
-        hash,
-        expires_at,
-        node: node.clone(),
-    });
+    let token = Arc::new(JoinToken { hash, expires_at });
     let alias = match alias {
         None => None,
         Some(id) => {

@@ -51,7 +51,6 @@ fn token(hash: TokenHash, expires: i64) -> Change {
     Change::Put(Object::Token(Arc::new(JoinToken {
         hash,
         expires_at: at(expires),
-        node: td().with_path("/spire/agent/join_token/x").unwrap(),
     })))
 }
 
