@@ -164,24 +164,30 @@ pub(crate) fn standing(
     snapshot: &Snapshot,
     now: Timestamp,
 ) -> Result<Arc<Node>, Denial> {
-    let refuse = |reason, why: &str| {
-        Denial::new(
-            Code::PermissionDenied,
-            reason,
-            format!("agent {}: {why}", peer.id),
-        )
-    };
     if peer.not_after <= now {
         return Err(expired(peer));
     }
+    still_standing(&peer.id, &peer.serial_hex, snapshot)
+}
+
+/// Whether a node's certificate stands on this snapshot. A call's body may come long after its head was let through:
+/// whatever decides asks again, on the snapshot it decides on.
+pub(crate) fn still_standing(
+    id: &SpiffeId,
+    serial: &str,
+    snapshot: &Snapshot,
+) -> Result<Arc<Node>, Denial> {
+    let refuse = |reason, why: &str| {
+        Denial::new(Code::PermissionDenied, reason, format!("agent {id}: {why}"))
+    };
     let node = snapshot
-        .node(&peer.id)
+        .node(id)
         .ok_or_else(|| refuse(Reason::NotAttested, "is not attested, or was evicted"))?;
     if node.banned {
         return Err(refuse(Reason::Banned, "is banned"));
     }
     // A serial that is none of ours has no time and never stands.
-    match serial_time(&peer.serial_hex) {
+    match serial_time(serial) {
         Some(at) if at >= node.valid_from => Ok(Arc::clone(node)),
         _ => Err(refuse(
             Reason::NotActive,

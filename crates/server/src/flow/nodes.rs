@@ -26,7 +26,7 @@ pub(crate) async fn ban(core: &Arc<Core>, caller: &Caller, id: SpiffeId) -> Resu
     target(core, request, id, |node, at| {
         let banned = Node {
             banned: true,
-            valid_from: at.checked_add(SKEW).unwrap_or(at),
+            valid_from: at.checked_add(SKEW).unwrap_or(at).max(node.valid_from),
             ..node.clone()
         };
         vec![Change::Put(Object::Node(Arc::new(banned)))]

@@ -7,7 +7,7 @@ use attesta_model::{Action, Attested, Code, Denial, Instance, Node, Parent, Reas
 use attesta_policy::{About, Want};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, still_standing},
     core::{AFTER_SIGN, Core},
 };
 
@@ -21,6 +21,14 @@ pub(crate) async fn renew(
     core.check_time()?;
     let request = core.request(caller.actor(), Action::RenewNode)?;
     let snapshot = core.ledger.snapshot();
+    let Caller::Agent { serial, .. } = caller else {
+        return Err(Denial::new(
+            Code::Internal,
+            Reason::NotAuthorized,
+            "only an agent renews",
+        ));
+    };
+    let node = &still_standing(&node.id, serial, &snapshot)?;
     let evidence = Attested::new(Parent::Server, node.facts.clone(), Instance::Node, None);
     let complete = |mut record: Record| {
         record = record.about(&evidence);
