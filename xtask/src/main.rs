@@ -6,7 +6,6 @@
     reason = "a command for people: its output is its product"
 )]
 
-mod bench;
 mod ci;
 mod testenv;
 mod tidy;
@@ -32,8 +31,6 @@ enum Task {
     Ci,
     /// What no compiler checks: the arrows of ARCHITECTURE.md, file lengths, module docs, words, generated files, links.
     Tidy,
-    /// What each row costs: CPU per operation beside its goal and the crypto library's limit. See docs/benchmarks.md.
-    Bench(bench::Arguments),
     /// All tests and doc tests, and before them what they need: a Python venv and the probe driver.
     Test {
         /// Passed on to `cargo test`, e.g. `-p attesta-store` (then the doc tests are left out).
@@ -64,7 +61,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Task::Ci => ci::run(&workspace),
         Task::Tidy => tidy::run(&workspace),
-        Task::Bench(arguments) => bench::run(&workspace, arguments),
         Task::Test { arguments } => {
             ci::finish(&ci::test(&workspace, arguments)?);
             Ok(())

@@ -220,7 +220,11 @@ impl Command {
             )
         };
         match used {
-            Used::ByYou { at } if self.request.at.duration_since(*at).unsigned_abs() <= RETRY => {
+            // The first answer's node must still be there: an eviction holds.
+            Used::ByYou { at }
+                if self.request.at.duration_since(*at).unsigned_abs() <= RETRY
+                    && snapshot.node(&self.id).is_some() =>
+            {
                 Ok(true)
             }
             Used::ByYou { .. } | Used::ByAnother { .. } => {
