@@ -259,7 +259,8 @@ async fn exec_after_connect_is_not_the_one_who_connected() {
     connected.order(&format!("exec {sleep}"));
     let mine = fs::canonicalize(&connected.path).unwrap();
     let exe = format!("/proc/{}/exe", connected.peer.pid());
-    while fs::read_link(&exe).is_ok_and(|now| now == mine) {
+    // While it is being executed there is no program at all for a moment.
+    while !fs::read_link(&exe).is_ok_and(|now| now != mine) {
         std::thread::yield_now();
     }
     assert!(connected.peer.alive());
